@@ -1,0 +1,84 @@
+"""The Flower ClientApp: unpack, call, pack."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from clients.labels import LabelCache
+from clients.node_store import NodeStore
+from clients.private import digest_private, load_private, name_node
+from clients.tasks import NodeContext, close_run, run_task, train_control
+from common.config import from_run_config
+from common.errors import RunError
+from common.files import default_home
+from common.wire import pack, unpack
+from protos.fedstill.v1 import fleet_pb2
+
+app = ClientApp()
+
+
+def _open_node(context: Context, run_id: str) -> NodeContext:
+    config = from_run_config(context.run_config)
+    private = load_private(config, context.node_config)
+    home = Path(config.exchange.cache_dir) if config.exchange.cache_dir else default_home()
+    return NodeContext(
+        config=config,
+        private=private,
+        cache=LabelCache(home / "labels"),
+        store=NodeStore(home, run_id=run_id, node_id=private.node_id),
+    )
+
+
+@app.query()
+def hello(message: Message, context: Context) -> Message:
+    """Introduces the node; one without a partition answers with an empty name."""
+    request = unpack(message.content, fleet_pb2.HelloRequest)
+    version = metadata.version("fedstill")
+    if request.version != version:
+        raise RunError(
+            f"the coordinator runs fedstill {request.version}, this node {version}: install the same"
+        )
+    reply = fleet_pb2.HelloResponse(version=version)
+    if name_node(context.node_config, from_run_config(context.run_config)) is not None:
+        node = _open_node(context, request.run_id)
+        reply.node_id = node.private.node_id
+        reply.num_train_samples = len(node.private.train)
+        reply.num_validation_samples = len(node.private.validation)
+        reply.num_test_samples = len(node.private.test)
+        reply.private_digest = digest_private(node.private)
+        reply.group = node.private.group
+    return Message(pack(reply), reply_to=message)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Carries out one round's task."""
+    task = unpack(message.content, fleet_pb2.TaskRequest)
+    return Message(pack(run_task(_open_node(context, task.run_id), task)), reply_to=message)
+
+
+@app.train("control")
+def control(message: Message, context: Context) -> Message:
+    """Trains the control that stands beside the student."""
+    request = unpack(message.content, fleet_pb2.ControlRequest)
+    return Message(pack(train_control(_open_node(context, request.run_id), request)), reply_to=message)
+
+
+@app.evaluate()
+def close(message: Message, context: Context) -> Message:
+    """Carries out the closing task: latency and artefact."""
+    request = unpack(message.content, fleet_pb2.ClosingRequest)
+    return Message(pack(close_run(_open_node(context, request.run_id), request)), reply_to=message)
+
+
+@app.query("release")
+def release(message: Message, context: Context) -> Message:
+    """Forgets the node's part of a run that is over."""
+    request = unpack(message.content, fleet_pb2.ReleaseRequest)
+    node = _open_node(context, request.run_id)
+    node.store.release()
+    return Message(pack(fleet_pb2.ReleaseResponse(node_id=node.private.node_id)), reply_to=message)

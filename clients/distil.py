@@ -1,0 +1,175 @@
+"""How a student is trained on a node."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from clients.private import LabelledSamples
+from common.losses import DistillLoss
+from common.training import Batch, Optimisation, fit, shuffled_batches
+
+
+@dataclass(frozen=True)
+class SoftLabels:
+    """The public samples (S, *sample_shape) with their teacher's logits (S, C)."""
+
+    x_S: np.ndarray
+    logits_SC: np.ndarray
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """What the student's objective is: λ·loss(public, soft labels) + (1−λ)·CE(private labels)."""
+
+    loss: DistillLoss
+    temperature: float
+    distill_lambda: float
+    batch_size: int
+
+
+def distil_student(
+    student: nn.Module,
+    labels: SoftLabels,
+    private: LabelledSamples,
+    *,
+    distillation: Distillation,
+    optimisation: Optimisation,
+    num_steps: int,
+    rng: np.random.Generator,
+    on_step: Callable[[int], bool] | None = None,
+) -> tuple[float, float]:
+    """Trains a student on soft labels and private labels together.
+
+    Each step takes a batch of public samples and, beside it, half as many private
+    ones (fewer where the node has fewer), in one forward pass.
+
+    Args:
+        student: Trained in place.
+        labels: Public samples and soft labels.
+        private: The node's training part; may be empty.
+        distillation: Objective.
+        optimisation: Optimiser and schedule.
+        num_steps: Optimiser steps.
+        rng: Source of the batches.
+        on_step: As for `fit`.
+
+    Returns:
+        Distillation loss and cross-entropy on private labels at the end of training;
+        the latter is nan without private samples.
+    """
+    share = distillation.distill_lambda if len(private) else 1.0
+    batches = _paired_batches(labels, private, distillation.batch_size, rng)
+
+    def loss_terms(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, ...]:
+        public_x, teacher_logits, *rest = batch
+        if not rest:
+            return (distillation.loss(model(public_x), teacher_logits, temperature=distillation.temperature),)
+        logits = model(torch.cat([public_x, rest[0]]))
+        return (
+            distillation.loss(logits[: len(public_x)], teacher_logits, temperature=distillation.temperature),
+            functional.cross_entropy(logits[len(public_x) :], rest[1]),
+        )
+
+    weights = (share, 1 - share) if len(private) else (1.0,)
+    terms = fit(
+        student,
+        batches,
+        loss_terms,
+        loss_weights=weights,
+        num_steps=num_steps,
+        optimisation=optimisation,
+        on_step=on_step,
+    )
+    return terms[0], terms[1] if len(terms) > 1 else float("nan")
+
+
+def _paired_batches(
+    labels: SoftLabels, private: LabelledSamples, batch_size: int, rng: np.random.Generator
+) -> Iterator[Batch]:
+    public_indices = shuffled_batches(len(labels.x_S), batch_size, rng)
+    if not len(private):
+        for index in public_indices:
+            yield torch.from_numpy(labels.x_S[index]), torch.from_numpy(labels.logits_SC[index])
+    private_size = min(max(1, batch_size // 2), len(private))
+    private_indices = shuffled_batches(len(private), private_size, rng)
+    for index in public_indices:
+        private_index = next(private_indices)
+        yield (
+            torch.from_numpy(labels.x_S[index]),
+            torch.from_numpy(labels.logits_SC[index]),
+            torch.from_numpy(private.x_S[private_index]),
+            torch.from_numpy(private.y_S[private_index]),
+        )
+
+
+def train_alone(
+    student: nn.Module,
+    private: LabelledSamples,
+    validation: LabelledSamples,
+    *,
+    batch_size: int,
+    optimisation: Optimisation,
+    num_steps: int,
+    rng: np.random.Generator,
+    on_step: Callable[[int], bool] | None = None,
+) -> float:
+    """Trains a student on private data alone: the control beside every distilled one.
+
+    The control gets the steps that the student had, and keeps the weights that did
+    best on the node's validation part (looked at twenty times), so that it is not
+    weak by overfitting.
+
+    Args:
+        student: Trained in place.
+        private: The node's training part, not empty.
+        validation: The node's validation part; empty keeps the last weights.
+        batch_size: Samples per step.
+        optimisation: Optimiser and schedule.
+        num_steps: Optimiser steps.
+        rng: Source of the batches.
+        on_step: As for `fit`.
+
+    Returns:
+        Cross-entropy on private labels at the end of training.
+    """
+    best_loss, best_state = float("inf"), None
+    interval = max(1, num_steps // 20)
+
+    def look(step: int) -> bool:
+        nonlocal best_loss, best_state
+        if len(validation) and (step % interval == 0 or step == num_steps):
+            loss = _cross_entropy(student, validation)
+            if loss < best_loss:
+                best_loss, best_state = loss, copy.deepcopy(student.state_dict())
+        return on_step(step) if on_step else False
+
+    def batches() -> Iterator[Batch]:
+        for index in shuffled_batches(len(private), batch_size, rng):
+            yield torch.from_numpy(private.x_S[index]), torch.from_numpy(private.y_S[index])
+
+    (loss,) = fit(
+        student,
+        batches(),
+        lambda model, batch: (functional.cross_entropy(model(batch[0]), batch[1]),),
+        loss_weights=(1.0,),
+        num_steps=num_steps,
+        optimisation=optimisation,
+        on_step=look,
+    )
+    if best_state is not None:
+        student.load_state_dict(best_state)
+    return loss
+
+
+def _cross_entropy(model: nn.Module, samples: LabelledSamples) -> float:
+    model.eval()
+    with torch.no_grad():
+        logits = model(torch.from_numpy(samples.x_S))
+        return float(functional.cross_entropy(logits, torch.from_numpy(samples.y_S)))

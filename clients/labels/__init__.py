@@ -1,0 +1,6 @@
+"""Labels and samples on a node's side: the cache that fetches them, and uploads."""
+
+from clients.labels.cache import FetchedArray, LabelCache
+from clients.labels.upload import upload_artefact
+
+__all__ = ["FetchedArray", "LabelCache", "upload_artefact"]

@@ -1,0 +1,121 @@
+"""Sending a node's files to the label service."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import grpc
+
+from clients.labels.channels import OPTIONS, SERVICE, RetryPolicy, Silence, explain, is_fatal
+from common.errors import DigestError, ExchangeError
+from protos.fedstill.v1 import labels_pb2
+
+_PAYLOAD_BYTES = 1_048_576
+
+
+def upload_artefact(
+    address: str,
+    *,
+    run_id: str,
+    node_id: str,
+    files: Mapping[str, Path],
+    timeout_seconds: float = 60.0,
+    num_attempts: int = 8,
+    backoff_seconds: float = 0.1,
+) -> int:
+    """Sends files to a label service; sending them again changes nothing.
+
+    Args:
+        address: host:port of the service.
+        run_id: The run that the node works for.
+        node_id: The node.
+        files: Where each file lies here, by its path at the service, as "artefact/model.onnx".
+        timeout_seconds: Longest silence before the upload is begun again.
+        num_attempts: Failures that end it.
+        backoff_seconds: Pause after the first failure; it doubles up to 5 s.
+
+    Returns:
+        Bytes of the messages that carried the files, those of one whole upload.
+
+    Raises:
+        DigestError: The service saw altered bytes, at every attempt.
+        ExchangeError: A file cannot be read, the service refused the upload or stayed
+            out of reach.
+    """
+    retry = RetryPolicy(num_attempts, backoff_seconds, timeout_seconds)
+    header = labels_pb2.UploadHeader(run_id=run_id, node_id=node_id)
+    try:
+        for path, file in files.items():
+            with file.open("rb") as content:
+                digest = hashlib.file_digest(content, "sha256").digest()
+            header.files.add(path=path, num_bytes=file.stat().st_size, sha256=digest)
+    except OSError as error:
+        raise ExchangeError(f"upload: cannot read {error.filename}: {error.strerror}") from None
+    failures = 0
+    with grpc.insecure_channel(address, options=OPTIONS) as channel:
+        while True:
+            problem = _Upload(header, list(files.values())).run(channel, address, retry)
+            if isinstance(problem, int):
+                return problem
+            failures += 1
+            if failures >= retry.num_attempts:
+                raise problem
+            retry.pause(failures)
+
+
+class _Upload:
+    """One attempt."""
+
+    def __init__(self, header: labels_pb2.UploadHeader, files: list[Path]) -> None:
+        self._header = header
+        self._files = files
+        self._num_bytes = 0
+        self._silence: Silence | None = None
+
+    def run(self, channel: grpc.Channel, address: str, retry: RetryPolicy) -> int | ExchangeError:
+        """Sends all; returns the bytes sent, or what went wrong and may go better."""
+        upload: grpc.StreamUnaryMultiCallable[bytes, Any] = channel.stream_unary(
+            f"{SERVICE}/UploadArtefact", response_deserializer=labels_pb2.UploadArtefactResponse.FromString
+        )
+        call = upload.future(self._messages())
+        with Silence(call, retry.timeout_seconds) as self._silence:
+            try:
+                call.result()
+            except grpc.FutureCancelledError:
+                return ExchangeError(
+                    f"label service {address} failed while uploading: nothing moved for"
+                    f" {retry.timeout_seconds:g} s; check that it runs and that the link is up"
+                )
+            except grpc.RpcError as error:
+                problem = explain(error, address=address, action=f"uploading for {self._header.node_id}")
+                # Bytes that were altered on the way come right at the next try.
+                if is_fatal(error) and not isinstance(problem, DigestError):
+                    raise problem from None
+                return problem
+        return self._num_bytes
+
+    def _messages(self) -> Iterator[bytes]:
+        yield self._counted(labels_pb2.UploadArtefactRequest(header=self._header))
+        for index, path in enumerate(self._files):
+            position = 0
+            with path.open("rb") as file:
+                while content := file.read(_PAYLOAD_BYTES):
+                    payload = labels_pb2.UploadPayload(
+                        file_index=index,
+                        offset=position,
+                        payload=content,
+                        crc32c=google_crc32c.value(content),
+                    )
+                    yield self._counted(labels_pb2.UploadArtefactRequest(payload=payload))
+                    position += len(content)
+
+    def _counted(self, message: labels_pb2.UploadArtefactRequest) -> bytes:
+        if self._silence is not None:
+            self._silence.moved()
+        content: bytes = message.SerializeToString()
+        self._num_bytes += len(content)
+        return content

@@ -1,0 +1,79 @@
+"""Runs an artefact over raw data and writes one predicted class per sample."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from clients.artefact import Artefact, read_artefact
+from common.datasets import Samples, read_samples
+from common.errors import DataError
+from common.files import atomic_path
+from common.runtime import predict_probabilities
+
+
+def predict_file(
+    artefact_dir: Path,
+    data: str,
+    output: Path,
+    *,
+    split: str = "test",
+    label_column: str = "label",
+    with_probabilities: bool = False,
+    num_threads: int = 1,
+) -> tuple[int, float | None]:
+    """Predicts the class of every sample of a data file.
+
+    Args:
+        artefact_dir: Folder of the artefact.
+        data: Path in any supported format, or a built-in name.
+        output: CSV that is written: header `prediction`, one class index per line in
+            the order of the data; with probabilities one more column per class.
+        split: Part of the data: "test", "train" or "all".
+        label_column: Column of a CSV that holds the class and is not a feature.
+        with_probabilities: Write the probability of each class too.
+        num_threads: Threads that run the artefact.
+
+    Returns:
+        Number of samples, and accuracy where the data has labels.
+
+    Raises:
+        ArtefactError: The artefact is incomplete or altered.
+        DataError: The data cannot be read or has another shape.
+    """
+    artefact = read_artefact(artefact_dir, num_threads=num_threads)
+    samples = _read(artefact, data, split=split, label_column=label_column)
+    probabilities = predict_probabilities(artefact.session, samples.x)
+    predicted = probabilities.argmax(axis=1)
+    with atomic_path(output) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        if with_probabilities:
+            writer.writerow(["prediction", *artefact.class_names])
+            writer.writerows(
+                [int(index), *(f"{value:.6g}" for value in row)]
+                for index, row in zip(predicted, probabilities, strict=True)
+            )
+        else:
+            writer.writerow(["prediction"])
+            writer.writerows([int(index)] for index in predicted)
+    accuracy = None if samples.y is None else float(np.mean(predicted == samples.y))
+    return len(predicted), accuracy
+
+
+def _read(artefact: Artefact, data: str, *, split: str, label_column: str) -> Samples:
+    if split not in ("test", "train", "all"):
+        raise DataError(f"expected a split of test, train or all, got {split!r}")
+    cut = artefact.manifest.get("split", {})
+    return read_samples(
+        Path(data),
+        split=split,
+        label_column=label_column,
+        expected_shape=artefact.sample_shape,
+        expected_dtype=artefact.dtype,
+        class_names=artefact.class_names,
+        feature_names=tuple(artefact.manifest["input"].get("features", ())),
+        seed=int(cut.get("seed", 0)),
+        test_fraction=float(cut.get("test_fraction", 0.2)),
+    )

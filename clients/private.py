@@ -1,0 +1,128 @@
+"""A node's private data: its partition of the data source, in memory once per process."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from common.config import Config, DataConfig, FederationConfig
+from common.datasets import Dataset, Splits, load_dataset, split_dataset
+from common.errors import DataError
+from common.models import InputSpec
+
+
+@dataclass(frozen=True)
+class LabelledSamples:
+    """Raw samples (S, *sample_shape) and their classes (S,), int64."""
+
+    x_S: np.ndarray
+    y_S: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.y_S)
+
+
+@dataclass(frozen=True)
+class PrivateData:
+    """What only this node sees."""
+
+    node_id: str
+    group: str
+    train: LabelledSamples
+    validation: LabelledSamples
+    test: LabelledSamples
+
+
+def name_node(node_config: Mapping[str, Any], config: Config) -> str | None:
+    """Names the node by its partition.
+
+    Args:
+        node_config: Flower's node configuration, with `partition-id`.
+        config: The run's configuration.
+
+    Returns:
+        A name such as "node-0007"; None for a node that this federation has no
+        partition for.
+
+    Raises:
+        DataError: The node does not say which partition is its own.
+    """
+    if "partition-id" not in node_config:
+        raise DataError(f"expected partition-id in the node's configuration, got {sorted(node_config)}")
+    try:
+        index = int(node_config["partition-id"])
+    except (TypeError, ValueError):
+        index = -1
+    if index < 0:
+        raise DataError(f"expected partition-id to be 0 or more, got {node_config['partition-id']!r}")
+    return f"node-{index:04d}" if index < config.federation.num_nodes else None
+
+
+def load_private(config: Config, node_config: Mapping[str, Any]) -> PrivateData:
+    """Loads a node's partition.
+
+    Args:
+        config: The run's configuration.
+        node_config: Flower's node configuration, with `partition-id`.
+
+    Returns:
+        The node's samples, in the order of the partition.
+
+    Raises:
+        DataError: The data cannot be read or split.
+    """
+    node_id = name_node(node_config, config)
+    if node_id is None:
+        raise DataError(
+            f"partition-id {node_config['partition-id']} is beyond federation.num_nodes ="
+            f" {config.federation.num_nodes}"
+        )
+    dataset, splits = _open_data(config.data, config.federation, config.seed)
+    partition = splits.partitions[int(node_config["partition-id"])]
+    parts = [
+        LabelledSamples(dataset.x_train[indices], dataset.y_train[indices])
+        for indices in (partition.train, partition.validation, partition.test)
+    ]
+    return PrivateData(node_id, partition.group, *parts)
+
+
+def load_public_samples(config: Config) -> np.ndarray:
+    """Takes the public samples from the node's own copy of the data."""
+    dataset, splits = _open_data(config.data, config.federation, config.seed)
+    return dataset.x_train[splits.public]
+
+
+@functools.lru_cache(maxsize=1)
+def _open_data(data: DataConfig, federation: FederationConfig, seed: int) -> tuple[Dataset, Splits]:
+    dataset = load_dataset(data, seed=seed)
+    return dataset, split_dataset(dataset, data=data, federation=federation, seed=seed)
+
+
+def digest_private(private: PrivateData) -> str:
+    """Computes the SHA-256 over a node's samples and labels, hexadecimal."""
+    digest = hashlib.sha256()
+    for part in (private.train, private.validation, private.test):
+        digest.update(np.ascontiguousarray(part.x_S).tobytes())
+        digest.update(part.y_S.tobytes())
+    return digest.hexdigest()
+
+
+def check_private(private: PrivateData, spec: InputSpec, *, num_classes: int) -> None:
+    """Compares a node's data with what the coordinator's models take.
+
+    Raises:
+        DataError: Another shape or type, or a class that the coordinator does not know.
+    """
+    shape, dtype = private.train.x_S.shape[1:], str(private.train.x_S.dtype)
+    if shape != spec.sample_shape or dtype != spec.dtype:
+        raise DataError(
+            f"{private.node_id}: expected samples {spec.sample_shape} of {spec.dtype}, got {shape} of {dtype}"
+        )
+    for part in (private.train, private.validation, private.test):
+        if len(part) and part.y_S.max() >= num_classes:
+            raise DataError(f"{private.node_id}: expected classes below {num_classes}, got {part.y_S.max()}")

@@ -1,0 +1,110 @@
+"""From a plan to a student, and from a trained student to an artefact."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import nn
+
+from common.compressors import fold_constants, quantise_static
+from common.models import InputSpec, build_model
+from common.onnx_export import strip_metadata, swap_weights, trace_model
+from common.runtime import describe_host
+from common.training import count_bytes, count_parameters, deterministic
+
+
+@dataclass(frozen=True)
+class StudentDesign:
+    """Everything that fixes a student's architecture and its artefact's form."""
+
+    model: str
+    width: float
+    bits: int
+    spec: InputSpec
+    class_names: tuple[str, ...]
+    feature_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ExportedStudent:
+    """A student as graphs: before compression, and as the device runs it."""
+
+    fp32_model: bytes
+    model: bytes
+
+
+def build_student(design: StudentDesign, *, seed: int) -> nn.Module:
+    """Builds a student with the initial weights of a seed."""
+    with deterministic(seed, num_threads=1):
+        return build_model(design.model, design.spec, num_classes=len(design.class_names), width=design.width)
+
+
+@functools.lru_cache(maxsize=8)
+def _trace(model: str, width: float, spec: InputSpec, num_classes: int) -> onnx.ModelProto:
+    return trace_model(build_model(model, spec, num_classes=num_classes, width=width), spec)
+
+
+def export_student(
+    student: nn.Module, design: StudentDesign, *, calibration_S: np.ndarray
+) -> ExportedStudent:
+    """Exports a student and compresses it as designed.
+
+    Args:
+        student: The trained student.
+        design: Its design.
+        calibration_S: Raw samples that set the ranges of static quantisation.
+
+    Returns:
+        Serialised graphs; the same weights and samples give the same bytes.
+    """
+    with torch.random.fork_rng(devices=[]):  # tracing builds a model and draws its weights
+        traced = _trace(design.model, design.width, design.spec, len(design.class_names))
+    fp32 = fold_constants(swap_weights(traced, student))
+    compressed = quantise_static(fp32, calibration_S) if design.bits == 8 else fp32
+    return ExportedStudent(_serialise(fp32), _serialise(compressed))
+
+
+def _serialise(model: onnx.ModelProto) -> bytes:
+    strip_metadata(model)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def describe_student(
+    student: nn.Module, design: StudentDesign, *, num_calibration: int, origin: dict[str, Any]
+) -> dict[str, Any]:
+    """Writes the part of an artefact's manifest that is known before it is evaluated.
+
+    Args:
+        student: The trained student.
+        design: Its design.
+        num_calibration: Samples that set the ranges.
+        origin: Run, node, round and digest of the student.
+
+    Returns:
+        The manifest without accuracies, latency and file digests.
+    """
+    method = "static int8 per channel, uint8 activations" if design.bits == 8 else "none"
+    return {
+        "input": {
+            "task": design.spec.task,
+            "shape": list(design.spec.sample_shape),
+            "dtype": design.spec.dtype,
+            "layout": design.spec.layout,
+            **({"features": list(design.feature_names)} if design.feature_names else {}),
+        },
+        "classes": list(design.class_names),
+        "family": design.model,
+        "width": design.width,
+        "num_parameters": count_parameters(student),
+        "fp32_bytes": count_bytes(student),
+        "compression": {"method": method, "bits": design.bits, "num_calibration": num_calibration},
+        "versions": {name: metadata.version(name) for name in ("fedstill", "onnxruntime", "torch")},
+        "origin": origin,
+        "host": describe_host(),
+    }

@@ -1,0 +1,335 @@
+"""What a node does with a task: fetch, train, compress, evaluate, store, report."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+
+from clients.artefact import MANIFEST_FILE, MODEL_FILE, read_artefact, write_artefact
+from clients.distil import Distillation, SoftLabels, distil_student, train_alone
+from clients.labels import FetchedArray, LabelCache, upload_artefact
+from clients.node_store import NodeStore
+from clients.private import LabelledSamples, PrivateData, check_private, load_public_samples
+from clients.students import ExportedStudent, StudentDesign, build_student, describe_student, export_student
+from common.arrays import digest_array
+from common.config import Config
+from common.errors import DigestError, ExchangeError
+from common.losses import get_loss
+from common.runtime import measure_latency, open_session, predict_probabilities
+from common.seeding import stream, stream_seed
+from common.training import (
+    Optimisation,
+    count_bytes,
+    count_parameters,
+    deterministic,
+    digest_weights,
+    save_weights,
+)
+from common.wire import input_from_proto, predictions_to_proto
+from protos.fedstill.v1 import fleet_pb2
+
+
+@dataclass(frozen=True)
+class NodeContext:
+    """What a task is carried out with."""
+
+    config: Config
+    private: PrivateData
+    cache: LabelCache
+    store: NodeStore
+
+
+class _Fetcher:
+    """Fetches arrays and adds up what crossed the wire."""
+
+    def __init__(self, node: NodeContext, source: fleet_pb2.LabelSource) -> None:
+        self._node = node
+        self._source = source
+        self.wire_bytes = 0
+
+    def fetch(self, digest: bytes) -> np.ndarray:
+        fetched: FetchedArray = self._node.cache.fetch_array(
+            self._source.address, digest, timeout_seconds=self._node.config.exchange.timeout_seconds
+        )
+        self.wire_bytes += fetched.wire_bytes
+        return fetched.array
+
+    def fetch_public(self) -> np.ndarray:
+        exchange = self._node.config.exchange
+        if exchange.public_samples == "stream":
+            return self.fetch(self._source.public_digest)
+        samples = load_public_samples(self._node.config)
+        if digest_array(samples, chunk_bytes=exchange.chunk_bytes) != self._source.public_digest:
+            raise DigestError(
+                f"{self._node.private.node_id}: the local public samples are not those that the teacher"
+                " labelled; set exchange.public_samples=stream or bring the same data"
+            )
+        return samples
+
+
+class _Stopwatch:
+    """Adds up seconds by phase."""
+
+    def __init__(self) -> None:
+        self.seconds = fleet_pb2.PhaseSeconds()
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        setattr(self.seconds, name, getattr(self.seconds, name) + time.perf_counter() - start)
+
+
+def design_student(plan: fleet_pb2.StudentPlan, message: fleet_pb2.InputSpec) -> StudentDesign:
+    """Reads a student's design from a task."""
+    return StudentDesign(
+        plan.model,
+        plan.width,
+        plan.bits,
+        input_from_proto(message),
+        tuple(message.class_names),
+        tuple(message.feature_names),
+    )
+
+
+def run_task(node: NodeContext, task: fleet_pb2.TaskRequest) -> fleet_pb2.TaskResponse:
+    """Carries out one round's task; the student and its artefact are on disk before it returns.
+
+    Args:
+        node: Data, cache and store of the node.
+        task: The coordinator's task.
+
+    Returns:
+        The node's report.
+
+    Raises:
+        ExchangeError: Labels or samples could not be fetched, or the deadline passed.
+        DataError: The node's data does not fit the coordinator's models.
+    """
+    give_up = _deadline(task.deadline_seconds)
+    design = design_student(task.plan, task.input)
+    check_private(node.private, design.spec, num_classes=len(design.class_names))
+    watch, fetcher = _Stopwatch(), _Fetcher(node, task.labels)
+    node_id = node.private.node_id
+
+    with watch.phase("fetch"):
+        labels = _fetch_labels(fetcher, task.labels)
+        evaluation = fetcher.fetch(task.labels.evaluation_digest)
+        validation = fetcher.fetch(task.labels.validation_digest)
+    student = build_student(design, seed=stream_seed(task.seed, "student-weights", node=node_id))
+    found = node.store.load_student(student, base_round=task.base_round)
+    with watch.phase("train"):
+        losses = _train(node, task, student, labels, give_up)
+    with watch.phase("export"):
+        calibration = labels.x_S if labels else node.private.train.x_S
+        calibration = np.ascontiguousarray(calibration[: task.plan.num_calibration])
+        exported = export_student(student, design, calibration_S=calibration)
+    student_digest = digest_weights(student)
+    manifest = describe_student(
+        student,
+        design,
+        num_calibration=len(calibration),
+        origin={
+            "run_id": task.run_id,
+            "node_id": node_id,
+            "round": task.round,
+            "student_sha256": student_digest,
+        },
+    )
+    with watch.phase("evaluate"):
+        reply = _evaluate(node, exported, evaluation, validation)
+    manifest["split"] = {"seed": task.seed, "test_fraction": node.config.data.test_fraction}
+    manifest["private_accuracy"] = {
+        "value": reply.private_test_accuracy if len(node.private.test) else None,
+        "n": len(node.private.test),
+    }
+    with node.store.write_round(task.round, base_round=task.base_round) as folder:
+        save_weights(student, folder / "student.safetensors")
+        artefact_bytes = write_artefact(folder / "artefact", exported.model, manifest)
+    reply.run_id, reply.round, reply.node_id = task.run_id, task.round, node_id
+    reply.state_reset = not found
+    reply.distillation_loss, reply.private_loss = losses
+    reply.model.num_parameters = count_parameters(student)
+    reply.model.fp32_bytes = count_bytes(student)
+    reply.model.artefact_bytes = artefact_bytes
+    reply.wire_bytes_down = fetcher.wire_bytes
+    reply.seconds.CopyFrom(watch.seconds)
+    reply.student_digest = student_digest
+    reply.artefact_digest = hashlib.sha256(exported.model).hexdigest()
+    reply.num_steps = task.hyperparameters.num_steps
+    reply.host = socket.gethostname()
+    return reply
+
+
+def _fetch_labels(fetcher: _Fetcher, source: fleet_pb2.LabelSource) -> SoftLabels | None:
+    if not source.label_set_id:
+        return None
+    public = fetcher.fetch_public()
+    logits = fetcher.fetch(source.labels_digest)
+    if len(public) != len(logits):
+        raise ExchangeError(
+            f"expected a soft label for each of {len(public)} public samples, got {len(logits)}"
+        )
+    return SoftLabels(public, logits)
+
+
+def _train(
+    node: NodeContext,
+    task: fleet_pb2.TaskRequest,
+    student: nn.Module,
+    labels: SoftLabels | None,
+    give_up: Callable[[int], bool],
+) -> tuple[float, float]:
+    hyper = task.hyperparameters
+    node_id = node.private.node_id
+    rng = stream(task.seed, "student-batches", node=node_id, round_number=task.round)
+    torch_seed = stream_seed(task.seed, "student-torch", node=node_id, round_number=task.round)
+    with deterministic(torch_seed, num_threads=node.config.federation.threads_per_node):
+        if labels is None:
+            return float("nan"), _train_alone(node, hyper, student, rng, give_up)
+        return distil_student(
+            student,
+            labels,
+            node.private.train,
+            distillation=Distillation(
+                get_loss(hyper.loss), hyper.temperature, hyper.distill_lambda, hyper.batch_size
+            ),
+            optimisation=Optimisation(hyper.learning_rate, hyper.weight_decay),
+            num_steps=hyper.num_steps,
+            rng=rng,
+            on_step=give_up,
+        )
+
+
+def _train_alone(
+    node: NodeContext,
+    hyper: fleet_pb2.Hyperparameters,
+    student: nn.Module,
+    rng: np.random.Generator,
+    give_up: Callable[[int], bool] | None = None,
+) -> float:
+    return train_alone(
+        student,
+        node.private.train,
+        node.private.validation,
+        batch_size=hyper.batch_size,
+        optimisation=Optimisation(hyper.learning_rate, hyper.weight_decay),
+        num_steps=hyper.num_steps,
+        rng=rng,
+        on_step=give_up,
+    )
+
+
+def _deadline(seconds: float) -> Callable[[int], bool]:
+    end = time.monotonic() + seconds
+
+    def give_up(step: int) -> bool:
+        if seconds and time.monotonic() > end:
+            raise ExchangeError(f"gave up at step {step}: the round's deadline of {seconds:g} s has passed")
+        return False
+
+    return give_up
+
+
+def _evaluate(
+    node: NodeContext, exported: ExportedStudent, evaluation: np.ndarray, validation: np.ndarray
+) -> fleet_pb2.TaskResponse:
+    session = open_session(exported.model)
+    fp32_session = open_session(exported.fp32_model)
+    return fleet_pb2.TaskResponse(
+        evaluation=predictions_to_proto(predict_probabilities(session, evaluation)),
+        evaluation_fp32=predictions_to_proto(predict_probabilities(fp32_session, evaluation)),
+        validation=predictions_to_proto(predict_probabilities(session, validation)),
+        private_validation_accuracy=_private_accuracy(exported.model, node.private.validation),
+        private_test_accuracy=_private_accuracy(exported.model, node.private.test),
+    )
+
+
+def _private_accuracy(model: bytes, samples: LabelledSamples) -> float:
+    if not len(samples):
+        return float("nan")
+    predicted = predict_probabilities(open_session(model), samples.x_S).argmax(axis=1)
+    return float(np.mean(predicted == samples.y_S))
+
+
+def train_control(node: NodeContext, request: fleet_pb2.ControlRequest) -> fleet_pb2.ControlResponse:
+    """Trains the same student from private data alone, with the steps that the student had.
+
+    Args:
+        node: Data and cache of the node.
+        request: The coordinator's request.
+
+    Returns:
+        The control's predictions and private accuracy, compressed like the student.
+
+    Raises:
+        ExchangeError: The evaluation set could not be fetched.
+    """
+    evaluation = _Fetcher(node, request.labels).fetch(request.labels.evaluation_digest)
+    design = design_student(request.plan, request.input)
+    node_id = node.private.node_id
+    control = build_student(design, seed=stream_seed(request.seed, "student-weights", node=node_id))
+    torch_seed = stream_seed(request.seed, "control-torch", node=node_id)
+    with deterministic(torch_seed, num_threads=node.config.federation.threads_per_node):
+        _train_alone(
+            node, request.hyperparameters, control, stream(request.seed, "control-batches", node=node_id)
+        )
+    calibration = node.private.train.x_S[: request.plan.num_calibration]
+    model = export_student(control, design, calibration_S=calibration).model
+    return fleet_pb2.ControlResponse(
+        run_id=request.run_id,
+        node_id=node_id,
+        evaluation=predictions_to_proto(predict_probabilities(open_session(model), evaluation)),
+        private_test_accuracy=_private_accuracy(model, node.private.test),
+    )
+
+
+def close_run(node: NodeContext, request: fleet_pb2.ClosingRequest) -> fleet_pb2.ClosingResponse:
+    """Measures the latency, completes the artefact's manifest and sends student and artefact.
+
+    Args:
+        node: Cache and store of the node.
+        request: The coordinator's closing task.
+
+    Returns:
+        The node's last report.
+
+    Raises:
+        ExchangeError: The evaluation set could not be fetched or the files not sent.
+        ArtefactError: The artefact is gone from the node store.
+    """
+    evaluation = _Fetcher(node, request.labels).fetch(request.labels.evaluation_digest)
+    folder = node.store.artefact_dir(request.base_round)
+    artefact = read_artefact(folder)
+    latency = measure_latency(artefact.session, evaluation)
+    manifest = artefact.manifest | {
+        "accuracy": {"value": request.accuracy, "n": request.num_evaluation_samples},
+        "latency": {"seconds_batch1": latency, "runtime": "onnxruntime", "num_threads": 1},
+    }
+    reply = fleet_pb2.ClosingResponse(
+        run_id=request.run_id,
+        node_id=node.private.node_id,
+        latency_seconds_batch1=latency,
+        artefact_bytes=write_artefact(folder, (folder / MODEL_FILE).read_bytes(), manifest),
+        host=socket.gethostname(),
+    )
+    if request.collect_artefact:
+        reply.upload_bytes = upload_artefact(
+            request.labels.address,
+            run_id=request.run_id,
+            node_id=node.private.node_id,
+            files={
+                f"artefact/{MODEL_FILE}": folder / MODEL_FILE,
+                f"artefact/{MANIFEST_FILE}": folder / MANIFEST_FILE,
+                "student.safetensors": node.store.student_path(request.base_round),
+            },
+            timeout_seconds=node.config.exchange.timeout_seconds,
+        )
+    return reply

@@ -1,0 +1,30 @@
+"""Codecs: how the logits of a chunk become bytes, and logits again.
+
+A codec belongs to an encoding of a label set, never to the set's id. Those that lose
+something are measured by the KL divergence from the soft labels at the temperature
+that they were encoded for.
+"""
+
+from __future__ import annotations
+
+from common.codecs.codec import Codec, Logits, Payload
+from common.codecs.fp16 import FP16
+from common.codecs.fp32 import FP32
+from common.codecs.lp8 import LP8
+from common.errors import unknown_name
+
+CODECS: dict[str, Codec] = {codec.name: codec for codec in (FP32, FP16, LP8)}
+
+
+def get_codec(name: str) -> Codec:
+    """Looks a codec up.
+
+    Raises:
+        ConfigError: The registry does not hold `name`; the known names are listed.
+    """
+    if name not in CODECS:
+        raise unknown_name("codec", name, CODECS)
+    return CODECS[name]
+
+
+__all__ = ["CODECS", "Codec", "Logits", "Payload", "get_codec"]

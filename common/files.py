@@ -1,0 +1,54 @@
+"""Files that are never half-written: written beside, synced, renamed."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def default_home() -> Path:
+    """Says where label cache and node store live unless configured: FEDSTILL_HOME or the user's cache."""
+    if home := os.environ.get("FEDSTILL_HOME"):
+        return Path(home)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedstill"
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path` and renames it into place on success.
+
+    Args:
+        path: The final path; its folder is made.
+
+    Yields:
+        A path in the same folder, not yet existing as a file name that readers know.
+
+    Raises:
+        OSError: No space or no permission; nothing is left behind.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes_atomically(path: Path, content: bytes) -> None:
+    """Writes a whole file at once; readers see the old content or all of the new."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text_atomically(path: Path, content: str) -> None:
+    """Writes a whole UTF-8 text file at once."""
+    write_bytes_atomically(path, content.encode())

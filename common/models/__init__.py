@@ -1,0 +1,82 @@
+"""Model families: a registry of builders, from raw samples to logits.
+
+Every model takes raw samples as the data file has them; conversion and
+normalisation are its first layer, so that an exported artefact needs no code of
+ours to prepare its input.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from common.errors import ConfigError, unknown_name
+from common.models.cnn import build_cnn_large, build_cnn_medium, build_cnn_small, build_cnn_tiny
+from common.models.inputs import InputSpec, Preprocess, measure_input
+from common.models.mlp import build_mlp_large, build_mlp_small
+from common.models.registry import ModelFamily
+
+__all__ = ["MODELS", "InputSpec", "ModelFamily", "build_model", "measure_input", "resolve_model"]
+
+MODELS: dict[str, ModelFamily] = {
+    "cnn-tiny": ModelFamily(build_cnn_tiny, tasks=("image",)),
+    "cnn-small": ModelFamily(build_cnn_small, tasks=("image",)),
+    "cnn-medium": ModelFamily(build_cnn_medium, tasks=("image",)),
+    "cnn-large": ModelFamily(build_cnn_large, tasks=("image",)),
+    "mlp-small": ModelFamily(build_mlp_small, tasks=("image", "tabular", "series")),
+    "mlp-large": ModelFamily(build_mlp_large, tasks=("image", "tabular", "series")),
+}
+
+
+def resolve_model(name: str, *, role: str, spec: InputSpec) -> str:
+    """Turns a configured model name into a registered one.
+
+    Args:
+        name: A name of the registry, or "auto".
+        role: "teacher" or "student"; what "auto" chooses for.
+        spec: The samples that the model takes.
+
+    Returns:
+        A name of the registry.
+
+    Raises:
+        ConfigError: The name is unknown, or its family takes other samples.
+    """
+    if name == "auto":
+        if spec.task != "image":
+            return "mlp-large" if role == "teacher" else "mlp-small"
+        _, height, width = spec.channels_first_shape
+        is_small = min(height, width) < 16
+        if role == "teacher":
+            return "cnn-medium" if is_small else "cnn-large"
+        return "cnn-tiny" if is_small else "cnn-small"
+    if name not in MODELS:
+        raise unknown_name(f"{role} model", name, ["auto", *MODELS])
+    if spec.task not in MODELS[name].tasks:
+        fitting = [other for other, family in MODELS.items() if spec.task in family.tasks]
+        raise ConfigError(
+            f"{role}.model: {name} takes {' or '.join(MODELS[name].tasks)} samples, the data holds"
+            f" {spec.task}; use one of {', '.join(fitting)}"
+        )
+    return name
+
+
+def build_model(name: str, spec: InputSpec, *, num_classes: int, width: float = 1.0) -> nn.Module:
+    """Builds a model with freshly initialised weights.
+
+    Args:
+        name: A name of the registry.
+        spec: The samples that it takes; normalisation comes from here.
+        num_classes: Logits that it returns.
+        width: Multiplies the widths of the hidden layers.
+
+    Returns:
+        A module from raw samples (S, *sample_shape) to logits (S, C). Seed torch's
+        default generator first where the weights have to be reproducible.
+
+    Raises:
+        ConfigError: The name is unknown or the samples are too small for it.
+    """
+    if name not in MODELS:
+        raise unknown_name("model", name, MODELS)
+    body = MODELS[name].build(spec, num_classes=num_classes, width=width)
+    return nn.Sequential(Preprocess(spec), body)

@@ -1,0 +1,121 @@
+"""Exports models to ONNX: traced once per architecture, weights swapped per model.
+
+Tracing takes about a second, swapping weights a few milliseconds; a fleet of one
+architecture therefore traces once per process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import nn
+
+from common.errors import FedStillError
+from common.models import InputSpec
+
+INPUT_NAME = "samples"
+OUTPUT_NAME = "logits"
+OPSET = 20
+
+
+def trace_model(model: nn.Module, spec: InputSpec) -> onnx.ModelProto:
+    """Exports a model with its weights as initialisers named like its state.
+
+    Args:
+        model: A model from raw samples to logits.
+        spec: The samples that it takes.
+
+    Returns:
+        The graph: input "samples" (batch, *sample_shape) of the raw type, output
+        "logits" (batch, C) float32. No metadata, no paths of this machine.
+
+    Raises:
+        FedStillError: The model cannot be traced; the cause is named.
+    """
+    model.eval()
+    example = torch.zeros((2, *spec.sample_shape), dtype=getattr(torch, spec.dtype))
+    batch = torch.export.Dim("batch", min=1, max=1 << 20)
+    with _quiet():
+        try:
+            program = torch.onnx.export(
+                model,
+                (example,),
+                dynamo=True,
+                external_data=False,
+                optimize=False,
+                opset_version=OPSET,
+                input_names=[INPUT_NAME],
+                output_names=[OUTPUT_NAME],
+                dynamic_shapes=({0: batch},),
+                verbose=False,
+            )
+        except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
+            cause = str(error).strip().splitlines()[0]
+            raise FedStillError(f"cannot export this model to ONNX: {cause}") from None
+    assert program is not None  # dynamo=True always returns a program
+    proto: onnx.ModelProto = program.model_proto
+    strip_metadata(proto)
+    return proto
+
+
+def swap_weights(traced: onnx.ModelProto, model: nn.Module) -> onnx.ModelProto:
+    """Puts another model's weights into a traced graph of the same architecture.
+
+    Args:
+        traced: What `trace_model` returned.
+        model: A model of exactly that architecture.
+
+    Returns:
+        A copy of the graph with every initialiser that the model's state names replaced.
+
+    Raises:
+        FedStillError: The state has a tensor that the graph lacks or shapes differently.
+    """
+    proto = onnx.ModelProto()
+    proto.CopyFrom(traced)
+    initialisers = {tensor.name: tensor for tensor in proto.graph.initializer}
+    for name, value in model.state_dict().items():
+        tensor = initialisers.get(name)
+        if tensor is None or tuple(tensor.dims) != tuple(value.shape):
+            found = "nothing" if tensor is None else str(tuple(tensor.dims))
+            raise FedStillError(f"expected {name} {tuple(value.shape)} in the traced graph, found {found}")
+        tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value.detach().cpu().numpy()), name))
+    return proto
+
+
+def strip_metadata(proto: onnx.ModelProto) -> None:
+    """Removes what a device does not run: metadata, doc strings, names of the tracer's scopes."""
+    del proto.metadata_props[:]
+    proto.ClearField("doc_string")
+    proto.producer_name = "fedstill"
+    proto.ClearField("producer_version")
+    graph = proto.graph
+    del graph.metadata_props[:]
+    del graph.value_info[:]
+    graph.ClearField("doc_string")
+    graph.name = "model"
+    for item in (*graph.node, *graph.initializer, *graph.input, *graph.output):
+        del item.metadata_props[:]
+        item.ClearField("doc_string")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    # The exporter prints progress and warns of its own deprecations.
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

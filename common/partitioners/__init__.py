@@ -1,0 +1,16 @@
+"""Partitioners: how private samples are dealt to nodes."""
+
+from common.partitioners.dirichlet import partition_dirichlet
+from common.partitioners.group import partition_by_group
+from common.partitioners.iid import partition_iid
+from common.partitioners.records import Indices, Partitioner, PartitionOptions, sort_groups
+from common.partitioners.shards import partition_shards
+
+__all__ = ["PARTITIONERS", "Indices", "PartitionOptions", "Partitioner", "sort_groups"]
+
+PARTITIONERS: dict[str, Partitioner] = {
+    "iid": partition_iid,
+    "dirichlet": partition_dirichlet,
+    "shards": partition_shards,
+    "group": partition_by_group,
+}

@@ -1,0 +1,215 @@
+"""The training loop that teacher, students and controls share."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from common.errors import CheckpointError, DataError
+
+Batch = tuple[torch.Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """AdamW under a one-cycle schedule; the learning rate is its peak."""
+
+    learning_rate: float
+    weight_decay: float
+
+
+@contextmanager
+def deterministic(seed: int, *, num_threads: int) -> Iterator[None]:
+    """Seeds torch and fixes its threads for a block, and puts both back.
+
+    Results depend on the number of threads, so it is configured and never taken
+    from the machine.
+
+    Args:
+        seed: Seeds torch's default generator (initial weights, dropout).
+        num_threads: Threads of torch's operators.
+
+    Yields:
+        Nothing.
+    """
+    threads = torch.get_num_threads()
+    state = torch.get_rng_state()
+    torch.set_num_threads(num_threads)
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_rng_state(state)
+
+
+def shuffled_batches(num_samples: int, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Yields batches of sample indices for ever, each epoch in a new order.
+
+    Args:
+        num_samples: Samples to draw from, above 0.
+        batch_size: Samples per batch; the last of an epoch may hold fewer.
+        rng: Source of the orders.
+
+    Yields:
+        Index arrays (B,), int64.
+
+    Raises:
+        DataError: There are no samples.
+    """
+    if num_samples < 1:
+        raise DataError("expected samples to train on, got none")
+    while True:
+        order = rng.permutation(num_samples)
+        for start in range(0, num_samples, batch_size):
+            yield order[start : start + batch_size]
+
+
+def steps_per_epoch(num_samples: int, batch_size: int) -> int:
+    """Counts the batches that `shuffled_batches` yields in one epoch."""
+    return -(-num_samples // batch_size)
+
+
+def fit(
+    model: nn.Module,
+    batches: Iterator[Batch],
+    loss_fn: Callable[[nn.Module, Batch], tuple[torch.Tensor, ...]],
+    *,
+    loss_weights: tuple[float, ...],
+    num_steps: int,
+    optimisation: Optimisation,
+    on_step: Callable[[int], bool] | None = None,
+) -> tuple[float, ...]:
+    """Trains a model in place for a number of steps.
+
+    Args:
+        model: Trained in place and left in evaluation mode.
+        batches: Yields at least `num_steps` batches.
+        loss_fn: Scalar loss terms of the model on a batch, with gradient.
+        loss_weights: Weight of each term in the total.
+        num_steps: Optimiser steps, above 0.
+        optimisation: Optimiser and schedule, fresh for this call.
+        on_step: Called with the number of steps done; True ends training early.
+
+    Returns:
+        Mean of each term, unweighted, over the last tenth of the steps that were made.
+    """
+    optimiser = torch.optim.AdamW(
+        model.parameters(),
+        lr=optimisation.learning_rate,
+        weight_decay=optimisation.weight_decay,
+        fused=True,
+    )
+    # The warm-up, a fifth of the steps, has to be longer than one: OneCycleLR divides by the rest.
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, max_lr=optimisation.learning_rate, total_steps=max(6, num_steps), pct_start=0.2
+    )
+    weights = torch.tensor(loss_weights)
+    history = []
+    for step in range(1, num_steps + 1):
+        model.train()
+        optimiser.zero_grad(set_to_none=True)
+        terms = torch.stack(loss_fn(model, next(batches)))
+        (terms * weights).sum().backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        if step < num_steps:
+            schedule.step()
+        history.append(terms.detach())
+        if on_step is not None and on_step(step):
+            break
+    model.eval()
+    tail = history[-max(1, len(history) // 10) :]
+    return tuple(torch.stack(tail).mean(dim=0).tolist())
+
+
+def predict_logits(model: nn.Module, x_S: np.ndarray, *, batch_size: int = 256) -> np.ndarray:
+    """Runs a model over raw samples.
+
+    Args:
+        model: A model of the registry; its mode is left as it is.
+        x_S: Raw samples (S, *sample_shape); may be a memory map.
+        batch_size: Samples per forward pass.
+
+    Returns:
+        Logits (S, C), float32.
+    """
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        parts = [
+            model(torch.from_numpy(np.array(x_S[start : start + batch_size]))).numpy()
+            for start in range(0, len(x_S), batch_size)
+        ]
+    model.train(was_training)
+    return np.concatenate(parts).astype(np.float32, copy=False)
+
+
+def digest_weights(model: nn.Module) -> str:
+    """Computes the SHA-256 over names, types, shapes and values of a model's state, hexadecimal."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        values = tensor.detach().cpu().contiguous()
+        digest.update(f"{name}\x1f{values.dtype}\x1f{tuple(values.shape)}\x1f".encode())
+        digest.update(values.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Counts trainable values."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_bytes(model: nn.Module) -> int:
+    """Counts the bytes of a model's state as it stands in memory."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Writes a model's state as safetensors, atomically."""
+    from safetensors.torch import save
+
+    from common.files import write_bytes_atomically
+
+    write_bytes_atomically(
+        path, save({name: value.contiguous() for name, value in model.state_dict().items()})
+    )
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Reads safetensors into a model.
+
+    Args:
+        model: Receives the values, all or none.
+        path: File that `save_weights` wrote.
+
+    Raises:
+        CheckpointError: The file is missing or damaged, or names or shapes differ.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        state = load_file(path)
+    except OSError as error:
+        raise CheckpointError(f"cannot read weights {path}: {error.strerror or 'no such file'}") from None
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is no valid safetensors file: {error}") from None
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in state.items()}
+    if expected != found:
+        wrong = sorted(
+            name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
+        )
+        name = wrong[0]
+        raise CheckpointError(
+            f"{path} does not fit the model: {name} should be {expected.get(name, 'absent')},"
+            f" the file has {found.get(name, 'nothing')} ({len(wrong)} of {len(expected)} tensors differ)"
+        )
+    model.load_state_dict(state)

@@ -1,0 +1,131 @@
+"""Between Flower's messages and our protobufs, and between protobufs and records."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, RecordDict
+from google.protobuf.message import DecodeError, Message
+
+from common.errors import ExchangeError
+from common.models import InputSpec
+from protos.fedstill.v1 import fleet_pb2
+
+RECORD = "fedstill"
+ARRAY = "message"
+STYPE = "fedstill.protobuf"
+
+MessageT = TypeVar("MessageT", bound=Message)
+
+
+def pack(message: Message) -> RecordDict:
+    """Puts a protobuf message into a Flower record.
+
+    Bytes travel as an array: that is chunked, and 12 times faster than in a ConfigRecord.
+    """
+    data = message.SerializeToString(deterministic=True)
+    return RecordDict({RECORD: ArrayRecord({ARRAY: Array("uint8", (len(data),), STYPE, data)})})
+
+
+def unpack(content: RecordDict, kind: type[MessageT]) -> MessageT:
+    """Takes a protobuf message out of a Flower record.
+
+    Args:
+        content: What `pack` returned, on the other side.
+        kind: Expected message type.
+
+    Returns:
+        The message.
+
+    Raises:
+        ExchangeError: The record holds something else, or bytes that do not parse.
+    """
+    try:
+        array = content.array_records[RECORD][ARRAY]
+    except KeyError:
+        raise ExchangeError(
+            f"expected a {kind.__name__} in the record {RECORD!r}, got {sorted(content)}"
+        ) from None
+    message = kind()
+    try:
+        message.ParseFromString(array.data)
+    except DecodeError:
+        raise ExchangeError(
+            f"expected a {kind.__name__}, got {len(array.data)} bytes that do not parse"
+        ) from None
+    return message
+
+
+def count_packed_bytes(content: RecordDict) -> int:
+    """Counts the payload bytes of a packed message."""
+    return len(content.array_records[RECORD][ARRAY].data)
+
+
+def input_to_proto(
+    spec: InputSpec, *, class_names: tuple[str, ...], feature_names: tuple[str, ...]
+) -> fleet_pb2.InputSpec:
+    """Packs what samples look like and what their classes and features are called."""
+    return fleet_pb2.InputSpec(
+        task=spec.task,
+        sample_shape=spec.sample_shape,
+        dtype=spec.dtype,
+        layout=spec.layout,
+        scale=spec.scale,
+        mean=spec.mean,
+        std=spec.std,
+        class_names=class_names,
+        feature_names=feature_names,
+    )
+
+
+def input_from_proto(message: fleet_pb2.InputSpec) -> InputSpec:
+    """Unpacks what samples look like."""
+    return InputSpec(
+        task=message.task,
+        sample_shape=tuple(message.sample_shape),
+        dtype=message.dtype,
+        layout=message.layout,
+        scale=message.scale,
+        mean=tuple(message.mean),
+        std=tuple(message.std),
+    )
+
+
+def predictions_to_proto(probabilities_SC: np.ndarray) -> fleet_pb2.Predictions:
+    """Packs the predicted class and its probability per sample."""
+    classes = probabilities_SC.argmax(axis=1)
+    confidences = probabilities_SC.max(axis=1)
+    return fleet_pb2.Predictions(
+        classes=classes.astype("<u2").tobytes(), confidences=confidences.astype("<f2").tobytes()
+    )
+
+
+def predictions_from_proto(
+    message: fleet_pb2.Predictions, *, num_samples: int, num_classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Unpacks and checks predictions.
+
+    Args:
+        message: What a node sent.
+        num_samples: Samples that it should cover.
+        num_classes: Classes that there are.
+
+    Returns:
+        Classes (S,) int64 and probabilities (S,) float32 in [0, 1].
+
+    Raises:
+        ExchangeError: Wrong length, a class out of range, or a probability that is none.
+    """
+    if len(message.classes) != 2 * num_samples or len(message.confidences) != 2 * num_samples:
+        raise ExchangeError(
+            f"expected predictions on {num_samples} samples, got {len(message.classes) // 2} classes"
+            f" and {len(message.confidences) // 2} confidences"
+        )
+    classes = np.frombuffer(message.classes, "<u2").astype(np.int64)
+    confidences = np.frombuffer(message.confidences, "<f2").astype(np.float32)
+    if num_samples and classes.max() >= num_classes:
+        raise ExchangeError(f"expected classes below {num_classes}, got {classes.max()}")
+    if not np.all((confidences >= 0) & (confidences <= 1)):
+        raise ExchangeError("expected confidences between 0 and 1")
+    return classes, confidences

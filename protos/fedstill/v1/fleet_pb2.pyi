@@ -1,0 +1,271 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class HelloRequest(_message.Message):
+    __slots__ = ("run_id", "version")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    version: str
+    def __init__(self, run_id: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+
+class HelloResponse(_message.Message):
+    __slots__ = ("node_id", "version", "num_train_samples", "num_validation_samples", "num_test_samples", "private_digest", "group")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    NUM_TRAIN_SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    NUM_VALIDATION_SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    NUM_TEST_SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    PRIVATE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    node_id: str
+    version: str
+    num_train_samples: int
+    num_validation_samples: int
+    num_test_samples: int
+    private_digest: str
+    group: str
+    def __init__(self, node_id: _Optional[str] = ..., version: _Optional[str] = ..., num_train_samples: _Optional[int] = ..., num_validation_samples: _Optional[int] = ..., num_test_samples: _Optional[int] = ..., private_digest: _Optional[str] = ..., group: _Optional[str] = ...) -> None: ...
+
+class StudentPlan(_message.Message):
+    __slots__ = ("model", "width", "bits", "num_calibration")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    BITS_FIELD_NUMBER: _ClassVar[int]
+    NUM_CALIBRATION_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    width: float
+    bits: int
+    num_calibration: int
+    def __init__(self, model: _Optional[str] = ..., width: _Optional[float] = ..., bits: _Optional[int] = ..., num_calibration: _Optional[int] = ...) -> None: ...
+
+class InputSpec(_message.Message):
+    __slots__ = ("task", "sample_shape", "dtype", "layout", "scale", "mean", "std", "class_names", "feature_names")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_SHAPE_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    LAYOUT_FIELD_NUMBER: _ClassVar[int]
+    SCALE_FIELD_NUMBER: _ClassVar[int]
+    MEAN_FIELD_NUMBER: _ClassVar[int]
+    STD_FIELD_NUMBER: _ClassVar[int]
+    CLASS_NAMES_FIELD_NUMBER: _ClassVar[int]
+    FEATURE_NAMES_FIELD_NUMBER: _ClassVar[int]
+    task: str
+    sample_shape: _containers.RepeatedScalarFieldContainer[int]
+    dtype: str
+    layout: str
+    scale: float
+    mean: _containers.RepeatedScalarFieldContainer[float]
+    std: _containers.RepeatedScalarFieldContainer[float]
+    class_names: _containers.RepeatedScalarFieldContainer[str]
+    feature_names: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, task: _Optional[str] = ..., sample_shape: _Optional[_Iterable[int]] = ..., dtype: _Optional[str] = ..., layout: _Optional[str] = ..., scale: _Optional[float] = ..., mean: _Optional[_Iterable[float]] = ..., std: _Optional[_Iterable[float]] = ..., class_names: _Optional[_Iterable[str]] = ..., feature_names: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class LabelSource(_message.Message):
+    __slots__ = ("address", "label_set_id", "codec", "temperature", "labels_digest", "public_digest", "evaluation_digest", "validation_digest")
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    LABEL_SET_ID_FIELD_NUMBER: _ClassVar[int]
+    CODEC_FIELD_NUMBER: _ClassVar[int]
+    TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
+    LABELS_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    PUBLIC_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    EVALUATION_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    VALIDATION_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    label_set_id: str
+    codec: str
+    temperature: float
+    labels_digest: bytes
+    public_digest: bytes
+    evaluation_digest: bytes
+    validation_digest: bytes
+    def __init__(self, address: _Optional[str] = ..., label_set_id: _Optional[str] = ..., codec: _Optional[str] = ..., temperature: _Optional[float] = ..., labels_digest: _Optional[bytes] = ..., public_digest: _Optional[bytes] = ..., evaluation_digest: _Optional[bytes] = ..., validation_digest: _Optional[bytes] = ...) -> None: ...
+
+class Hyperparameters(_message.Message):
+    __slots__ = ("scheme", "loss", "temperature", "distill_lambda", "num_steps", "batch_size", "learning_rate", "weight_decay")
+    SCHEME_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
+    TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
+    DISTILL_LAMBDA_FIELD_NUMBER: _ClassVar[int]
+    NUM_STEPS_FIELD_NUMBER: _ClassVar[int]
+    BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_DECAY_FIELD_NUMBER: _ClassVar[int]
+    scheme: str
+    loss: str
+    temperature: float
+    distill_lambda: float
+    num_steps: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    def __init__(self, scheme: _Optional[str] = ..., loss: _Optional[str] = ..., temperature: _Optional[float] = ..., distill_lambda: _Optional[float] = ..., num_steps: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ...) -> None: ...
+
+class TaskRequest(_message.Message):
+    __slots__ = ("run_id", "round", "base_round", "labels", "plan", "hyperparameters", "deadline_seconds", "seed", "input")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    BASE_ROUND_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    HYPERPARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    INPUT_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    round: int
+    base_round: int
+    labels: LabelSource
+    plan: StudentPlan
+    hyperparameters: Hyperparameters
+    deadline_seconds: float
+    seed: int
+    input: InputSpec
+    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., base_round: _Optional[int] = ..., labels: _Optional[_Union[LabelSource, _Mapping]] = ..., plan: _Optional[_Union[StudentPlan, _Mapping]] = ..., hyperparameters: _Optional[_Union[Hyperparameters, _Mapping]] = ..., deadline_seconds: _Optional[float] = ..., seed: _Optional[int] = ..., input: _Optional[_Union[InputSpec, _Mapping]] = ...) -> None: ...
+
+class Predictions(_message.Message):
+    __slots__ = ("classes", "confidences")
+    CLASSES_FIELD_NUMBER: _ClassVar[int]
+    CONFIDENCES_FIELD_NUMBER: _ClassVar[int]
+    classes: bytes
+    confidences: bytes
+    def __init__(self, classes: _Optional[bytes] = ..., confidences: _Optional[bytes] = ...) -> None: ...
+
+class TaskResponse(_message.Message):
+    __slots__ = ("run_id", "round", "node_id", "state_reset", "distillation_loss", "private_loss", "private_validation_accuracy", "private_test_accuracy", "evaluation", "evaluation_fp32", "validation", "model", "wire_bytes_down", "seconds", "student_digest", "artefact_digest", "num_steps", "host")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    STATE_RESET_FIELD_NUMBER: _ClassVar[int]
+    DISTILLATION_LOSS_FIELD_NUMBER: _ClassVar[int]
+    PRIVATE_LOSS_FIELD_NUMBER: _ClassVar[int]
+    PRIVATE_VALIDATION_ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    PRIVATE_TEST_ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    EVALUATION_FIELD_NUMBER: _ClassVar[int]
+    EVALUATION_FP32_FIELD_NUMBER: _ClassVar[int]
+    VALIDATION_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    WIRE_BYTES_DOWN_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    STUDENT_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ARTEFACT_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    NUM_STEPS_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    round: int
+    node_id: str
+    state_reset: bool
+    distillation_loss: float
+    private_loss: float
+    private_validation_accuracy: float
+    private_test_accuracy: float
+    evaluation: Predictions
+    evaluation_fp32: Predictions
+    validation: Predictions
+    model: ModelFacts
+    wire_bytes_down: int
+    seconds: PhaseSeconds
+    student_digest: str
+    artefact_digest: str
+    num_steps: int
+    host: str
+    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., node_id: _Optional[str] = ..., state_reset: _Optional[bool] = ..., distillation_loss: _Optional[float] = ..., private_loss: _Optional[float] = ..., private_validation_accuracy: _Optional[float] = ..., private_test_accuracy: _Optional[float] = ..., evaluation: _Optional[_Union[Predictions, _Mapping]] = ..., evaluation_fp32: _Optional[_Union[Predictions, _Mapping]] = ..., validation: _Optional[_Union[Predictions, _Mapping]] = ..., model: _Optional[_Union[ModelFacts, _Mapping]] = ..., wire_bytes_down: _Optional[int] = ..., seconds: _Optional[_Union[PhaseSeconds, _Mapping]] = ..., student_digest: _Optional[str] = ..., artefact_digest: _Optional[str] = ..., num_steps: _Optional[int] = ..., host: _Optional[str] = ...) -> None: ...
+
+class ModelFacts(_message.Message):
+    __slots__ = ("num_parameters", "fp32_bytes", "artefact_bytes")
+    NUM_PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    FP32_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ARTEFACT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    num_parameters: int
+    fp32_bytes: int
+    artefact_bytes: int
+    def __init__(self, num_parameters: _Optional[int] = ..., fp32_bytes: _Optional[int] = ..., artefact_bytes: _Optional[int] = ...) -> None: ...
+
+class PhaseSeconds(_message.Message):
+    __slots__ = ("fetch", "train", "export", "evaluate")
+    FETCH_FIELD_NUMBER: _ClassVar[int]
+    TRAIN_FIELD_NUMBER: _ClassVar[int]
+    EXPORT_FIELD_NUMBER: _ClassVar[int]
+    EVALUATE_FIELD_NUMBER: _ClassVar[int]
+    fetch: float
+    train: float
+    export: float
+    evaluate: float
+    def __init__(self, fetch: _Optional[float] = ..., train: _Optional[float] = ..., export: _Optional[float] = ..., evaluate: _Optional[float] = ...) -> None: ...
+
+class ControlRequest(_message.Message):
+    __slots__ = ("run_id", "labels", "plan", "hyperparameters", "input", "seed")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    HYPERPARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    INPUT_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    labels: LabelSource
+    plan: StudentPlan
+    hyperparameters: Hyperparameters
+    input: InputSpec
+    seed: int
+    def __init__(self, run_id: _Optional[str] = ..., labels: _Optional[_Union[LabelSource, _Mapping]] = ..., plan: _Optional[_Union[StudentPlan, _Mapping]] = ..., hyperparameters: _Optional[_Union[Hyperparameters, _Mapping]] = ..., input: _Optional[_Union[InputSpec, _Mapping]] = ..., seed: _Optional[int] = ...) -> None: ...
+
+class ControlResponse(_message.Message):
+    __slots__ = ("run_id", "node_id", "evaluation", "private_test_accuracy")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    EVALUATION_FIELD_NUMBER: _ClassVar[int]
+    PRIVATE_TEST_ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    node_id: str
+    evaluation: Predictions
+    private_test_accuracy: float
+    def __init__(self, run_id: _Optional[str] = ..., node_id: _Optional[str] = ..., evaluation: _Optional[_Union[Predictions, _Mapping]] = ..., private_test_accuracy: _Optional[float] = ...) -> None: ...
+
+class ClosingRequest(_message.Message):
+    __slots__ = ("run_id", "base_round", "labels", "collect_artefact", "accuracy", "num_evaluation_samples")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    BASE_ROUND_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    COLLECT_ARTEFACT_FIELD_NUMBER: _ClassVar[int]
+    ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    NUM_EVALUATION_SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    base_round: int
+    labels: LabelSource
+    collect_artefact: bool
+    accuracy: float
+    num_evaluation_samples: int
+    def __init__(self, run_id: _Optional[str] = ..., base_round: _Optional[int] = ..., labels: _Optional[_Union[LabelSource, _Mapping]] = ..., collect_artefact: _Optional[bool] = ..., accuracy: _Optional[float] = ..., num_evaluation_samples: _Optional[int] = ...) -> None: ...
+
+class ClosingResponse(_message.Message):
+    __slots__ = ("run_id", "node_id", "latency_seconds_batch1", "artefact_bytes", "upload_bytes", "host")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    LATENCY_SECONDS_BATCH1_FIELD_NUMBER: _ClassVar[int]
+    ARTEFACT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    UPLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    node_id: str
+    latency_seconds_batch1: float
+    artefact_bytes: int
+    upload_bytes: int
+    host: str
+    def __init__(self, run_id: _Optional[str] = ..., node_id: _Optional[str] = ..., latency_seconds_batch1: _Optional[float] = ..., artefact_bytes: _Optional[int] = ..., upload_bytes: _Optional[int] = ..., host: _Optional[str] = ...) -> None: ...
+
+class ReleaseRequest(_message.Message):
+    __slots__ = ("run_id",)
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    def __init__(self, run_id: _Optional[str] = ...) -> None: ...
+
+class ReleaseResponse(_message.Message):
+    __slots__ = ("node_id",)
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    node_id: str
+    def __init__(self, node_id: _Optional[str] = ...) -> None: ...

@@ -1,0 +1,131 @@
+"""`fedstill`: launches, serves and looks at federations."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from common.config import Config, load_config, reference
+from common.console import exit_with, run_command
+from common.errors import EXIT_DONE, EXIT_FAILED, UsageError
+
+cli = typer.Typer(
+    name="fedstill",
+    help="Federated distillation: one large teacher becomes many small students.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+labels_cli = typer.Typer(help="Soft labels without a coordinator.", no_args_is_help=True)
+cli.add_typer(labels_cli, name="labels")
+
+ConfigArgument = Annotated[Path | None, typer.Argument(help="TOML file; left out: the embedded default")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="key=value over the file, repeatable")]
+
+
+@cli.callback()
+def _root() -> None:
+    """Federated distillation: one large teacher becomes many small students."""
+
+
+@cli.command()
+def simulate(
+    config: ConfigArgument = None,
+    overrides: SetOption = None,
+    run_dir: Annotated[Path | None, typer.Option(help="folder that this run fills")] = None,
+    ray_address: Annotated[str | None, typer.Option(help="an existing Ray cluster, as host:port")] = None,
+    resume: Annotated[str | None, typer.Option(help="run id or folder of a run to go on with")] = None,
+    grid: Annotated[str, typer.Option(help="ray, or local: everything in this process")] = "ray",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="print the summary as JSON and nothing else")
+    ] = False,
+) -> None:
+    """Run a federation of virtual nodes."""
+    from server.app import RUNS_DIR, load_run_config, name_run
+    from server.progress import make_progress, print_summary
+    from server.simulate import simulate as run_simulation
+
+    if resume is not None:
+        if config is not None or overrides:
+            raise UsageError("--resume goes on with the run's own configuration: leave CONFIG and --set out")
+        run_dir = Path(resume) if Path(resume).is_dir() else RUNS_DIR / resume
+        settings = load_run_config(run_dir)
+    else:
+        settings = load_config(config, overrides=overrides or ())
+        run_dir = run_dir or RUNS_DIR / name_run(settings)
+    progress = make_progress(json_mode=as_json)
+    try:
+        summary = run_simulation(
+            settings,
+            run_dir=run_dir,
+            resume=resume is not None,
+            grid_name=grid,
+            ray_address=ray_address,
+            observers=[progress],
+        )
+    finally:
+        progress.close()
+    if as_json:
+        sys.stdout.write((run_dir / "summary.json").read_text(encoding="utf-8"))
+    else:
+        print_summary(summary, run_dir, run_dir / "report.html", Console(highlight=False))
+
+
+@cli.command(name="config")
+def show_config() -> None:
+    """Print the annotated reference: every key with its default."""
+    sys.stdout.write(reference())
+
+
+@cli.command()
+def report(run_dir: Annotated[Path, typer.Argument(help="folder of a finished run")]) -> None:
+    """Write report.html of a finished run again."""
+    from server.report import write_report
+
+    typer.echo(str(write_report(run_dir)))
+
+
+@cli.command()
+def doctor(config: ConfigArgument = None, overrides: SetOption = None) -> int:
+    """Check that this machine can run a federation."""
+    from server.doctor import print_findings, run_doctor
+
+    settings = load_config(config, overrides=overrides or ()) if config or overrides else Config()
+    findings = run_doctor(settings)
+    print_findings(findings)
+    return EXIT_FAILED if any(finding.ok is False for finding in findings) else EXIT_DONE
+
+
+@labels_cli.command()
+def serve(
+    store: Annotated[Path, typer.Argument(help="label store, as RUN/labels")],
+    host: Annotated[str, typer.Option(help="address to bind")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="port to bind; 0: a free one")] = 0,
+    uploads: Annotated[
+        Path | None, typer.Option(help="folder for uploads; left out: beside the store")
+    ] = None,
+) -> None:
+    """Serve a label store without a coordinator, until interrupted."""
+    from server.labels import LabelService, LabelStore
+
+    if not store.is_dir():
+        raise UsageError(f"expected the folder of a label store, {store} is none")
+    with LabelService(
+        LabelStore(store), host=host, port=port, uploads_dir=uploads or store.parent / "nodes"
+    ) as service:
+        typer.echo(f"label service on {service.address}")
+        service.wait()
+
+
+def run() -> int:
+    """Runs the command line and returns its exit code."""
+    return run_command(cli, name="fedstill")
+
+
+def main() -> None:
+    """Entry point of `fedstill`."""
+    exit_with(run)

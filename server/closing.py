@@ -1,0 +1,134 @@
+"""After the last round: controls, latencies, artefacts, and leave to forget."""
+
+from __future__ import annotations
+
+import math
+
+from flwr.serverapp import Grid
+
+from common.config import Config
+from common.seeding import stream
+from common.wire import predictions_from_proto
+from protos.fedstill.v1 import fleet_pb2
+from server.events import NodeClosed, Observer, PhaseAdvanced, timed_phase
+from server.planner import plan_student, plan_training
+from server.scoring import measure_accuracy
+from server.strategy import FedDistill
+
+# Controls and artefacts are worth waiting for, but not for a node that is gone.
+CLOSING_SECONDS = 1800.0
+
+
+def close_run(grid: Grid, strategy: FedDistill, observe: Observer) -> None:
+    """Trains the controls, then measures latencies and collects artefacts, one node at a time.
+
+    Args:
+        grid: The grid that the nodes are on.
+        strategy: The federation, its rounds over; its state takes the figures.
+        observe: Told of progress.
+    """
+    finished = sorted(node_id for node_id, node in strategy.state.nodes.items() if node.num_rounds)
+    chosen = choose_controls(strategy.config, finished)
+    with timed_phase(observe, "controls", len(chosen)):
+        _train_controls(grid, strategy, chosen, observe)
+    with timed_phase(observe, "closing", len(finished)):
+        for done, node_id in enumerate(finished, start=1):
+            _close_node(grid, strategy, node_id, observe)
+            observe(PhaseAdvanced("closing", done))
+
+
+def choose_controls(config: Config, node_ids: list[str]) -> list[str]:
+    """Draws the nodes that train a control; in the scheme `local` every student is its own."""
+    if config.federation.scheme == "local":
+        return []
+    count = round(config.federation.control_fraction * len(node_ids))
+    rng = stream(config.seed, "choose-controls")
+    return sorted(rng.choice(node_ids, size=count, replace=False).tolist()) if count else []
+
+
+def _train_controls(grid: Grid, strategy: FedDistill, chosen: list[str], observe: Observer) -> None:
+    config, state, truth = strategy.config, strategy.state, strategy.truth
+    requests = {
+        node_id: fleet_pb2.ControlRequest(
+            run_id=state.run_id,
+            labels=strategy.publication.source(),
+            plan=plan_student(config, strategy.publication.spec, node_id),
+            hyperparameters=plan_training(
+                config, num_steps=strategy.num_steps * state.nodes[node_id].num_rounds
+            ),
+            input=strategy.publication.input(),
+            seed=config.seed,
+        )
+        for node_id in chosen
+    }
+    answered: set[str] = set()
+
+    def keep(node_id: str, answer: fleet_pb2.ControlResponse) -> None:
+        classes, _ = predictions_from_proto(
+            answer.evaluation, num_samples=len(truth.evaluation_S), num_classes=truth.num_classes
+        )
+        private = answer.private_test_accuracy
+        closing = state.nodes[node_id].closing
+        closing["local_accuracy"] = measure_accuracy(classes, truth.evaluation_S)
+        closing["local_private_accuracy"] = None if math.isnan(private) else private
+        answered.add(node_id)
+        observe(PhaseAdvanced("controls", len(answered)))
+
+    strategy.fleet.ask(
+        grid,
+        requests,
+        fleet_pb2.ControlResponse,
+        message_type="train.control",
+        round_number=state.round,
+        deadline_seconds=CLOSING_SECONDS,
+        on_answer=keep,
+    )
+
+
+def _close_node(grid: Grid, strategy: FedDistill, node_id: str, observe: Observer) -> None:
+    node = strategy.state.nodes[node_id]
+    request = fleet_pb2.ClosingRequest(
+        run_id=strategy.state.run_id,
+        base_round=node.base_round,
+        labels=strategy.publication.source(),
+        collect_artefact=strategy.config.exchange.collect_artefacts,
+        accuracy=node.report["accuracy"],
+        num_evaluation_samples=len(strategy.truth.evaluation_S),
+    )
+
+    def keep(_: str, answer: fleet_pb2.ClosingResponse) -> None:
+        node.closing["latency_seconds_batch1"] = answer.latency_seconds_batch1
+        node.closing["artefact_bytes"] = answer.artefact_bytes
+        node.closing["upload_bytes"] = answer.upload_bytes
+        observe(
+            NodeClosed(
+                node_id,
+                node.closing.get("local_accuracy"),
+                node.closing.get("local_private_accuracy"),
+                answer.latency_seconds_batch1,
+            )
+        )
+
+    strategy.fleet.ask(
+        grid,
+        {node_id: request},
+        fleet_pb2.ClosingResponse,
+        message_type="evaluate",
+        round_number=strategy.state.round,
+        deadline_seconds=CLOSING_SECONDS,
+        on_answer=keep,
+    )
+
+
+def release_nodes(grid: Grid, strategy: FedDistill) -> None:
+    """Lets nodes forget what they keep of the run; the run folder has it all."""
+    request = fleet_pb2.ReleaseRequest(run_id=strategy.state.run_id)
+    strategy.fleet.ask(
+        grid,
+        dict.fromkeys(sorted(strategy.fleet.flower_ids), request),
+        fleet_pb2.ReleaseResponse,
+        message_type="query.release",
+        round_number=strategy.state.round,
+        deadline_seconds=CLOSING_SECONDS,
+        on_answer=lambda node_id, answer: None,  # noqa: ARG005
+    )

@@ -1,0 +1,170 @@
+"""What happens in a run, as plain records.
+
+The coordinator emits them; progress display, metrics and logs are observers that
+never reach back. An observer that raises ends the run, so none may fail on bad luck.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class RunStarted:
+    """The configuration is valid and the run folder is open."""
+
+    run_id: str
+    scheme: str
+    dataset: str
+    num_nodes: int
+    num_rounds: int
+    run_dir: str
+
+
+@dataclass(frozen=True)
+class PhaseStarted:
+    """A phase begins: data, teacher, labels, nodes, round, controls, report."""
+
+    phase: str
+    total: int | None = None
+    """Steps that `PhaseAdvanced.done` counts up to; None where nobody knows."""
+    round: int = 0
+
+
+@dataclass(frozen=True)
+class PhaseAdvanced:
+    """A phase has come this far."""
+
+    phase: str
+    done: int
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class PhaseEnded:
+    """A phase is over."""
+
+    phase: str
+    seconds: float
+    round: int = 0
+
+
+@dataclass(frozen=True)
+class TeacherReady:
+    """The teacher is trained or loaded; accuracies are ratios in [0, 1]."""
+
+    accuracy: float
+    validation_accuracy: float
+    num_parameters: int
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class NodeReported:
+    """One node's reply to a round's task was accepted."""
+
+    round: int
+    node_id: str
+    family: str
+    accuracy: float
+    fp32_accuracy: float
+    private_accuracy: float | None
+    agreement_ratio: float | None
+    num_parameters: int
+    fp32_bytes: int
+    artefact_bytes: int
+    bytes_down: int
+    bytes_up: int
+    public_sample_bytes: int
+    wire_bytes: int
+    phase_seconds: dict[str, float]
+    """Seconds on the node by phase: fetch, train, export, evaluate."""
+
+
+@dataclass(frozen=True)
+class ReplyDropped:
+    """A reply was not used; reason is late, error, lost, refused or timeout."""
+
+    round: int
+    node_id: str
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class RoundClosed:
+    """A round is committed."""
+
+    round: int
+    accuracy_mean: float | None
+    num_sampled: int
+    num_replied: int
+    num_dropped: int
+    seconds: float
+    gap: float | None
+    """Teacher minus students on the validation part; None without a teacher."""
+
+
+@dataclass(frozen=True)
+class NodeClosed:
+    """A node's controls and latency are in and its artefact, where collected, is here."""
+
+    node_id: str
+    local_accuracy: float | None
+    local_private_accuracy: float | None
+    latency_seconds_batch1: float
+
+
+@dataclass(frozen=True)
+class Warned:
+    """Something that a person should know and that does not end the run."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class RunFinished:
+    """The run folder is complete."""
+
+    run_dir: str
+    report_path: str
+
+
+Event = (
+    RunStarted
+    | PhaseStarted
+    | PhaseAdvanced
+    | PhaseEnded
+    | TeacherReady
+    | NodeReported
+    | ReplyDropped
+    | RoundClosed
+    | NodeClosed
+    | Warned
+    | RunFinished
+)
+Observer = Callable[[Event], None]
+
+
+@contextmanager
+def timed_phase(
+    observe: Observer, name: str, total: int | None = None, round_number: int = 0
+) -> Iterator[None]:
+    """Emits the beginning and, unless it fails, the end of a phase."""
+    begin = time.monotonic()
+    observe(PhaseStarted(name, total, round_number))
+    yield
+    observe(PhaseEnded(name, time.monotonic() - begin, round_number))
+
+
+def broadcast(observers: Sequence[Observer]) -> Observer:
+    """Joins observers into one that passes every event to each in turn."""
+
+    def observe(event: Event) -> None:
+        for observer in observers:
+            observer(event)
+
+    return observe

@@ -1,0 +1,153 @@
+"""The nodes of a run: who they are, and asking them things outside rounds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from typing import TypeVar
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+from google.protobuf.message import Message as ProtoMessage
+
+from common.errors import RunError
+from common.wire import unpack
+from protos.fedstill.v1 import fleet_pb2
+from server.events import ReplyDropped
+from server.replies import Mailbox, collect, explain_error, send
+
+AnswerT = TypeVar("AnswerT", bound=ProtoMessage)
+
+
+class Fleet:
+    """Names of the nodes, by Flower's ids and ours, and what they have not answered yet."""
+
+    def __init__(self, *, run_id: str, on_drop: Callable[[ReplyDropped], None]) -> None:
+        """Knows nobody yet.
+
+        Args:
+            run_id: Our run id.
+            on_drop: Told of every answer that is an error or late.
+        """
+        self.run_id = run_id
+        self.mailbox = Mailbox()
+        self.flower_ids: dict[str, int] = {}
+        """Flower's node id by ours."""
+        self._names: dict[int, str] = {}
+        self._on_drop = on_drop
+
+    def name(self, flower_id: int) -> str:
+        """Gives our name of one of Flower's nodes."""
+        return self._names.get(flower_id, f"flower-{flower_id}")
+
+    @property
+    def busy(self) -> set[str]:
+        """Names of nodes that still owe an answer."""
+        return {self.name(flower_id) for _, flower_id in self.mailbox.pending.values()}
+
+    def introduce(
+        self,
+        grid: Grid,
+        *,
+        num_nodes: int,
+        wait_seconds: float,
+        on_hello: Callable[[fleet_pb2.HelloResponse], None],
+    ) -> None:
+        """Waits until every node of the federation has said its name.
+
+        Args:
+            grid: The grid that the nodes are on.
+            num_nodes: Nodes that have to come.
+            wait_seconds: Longest wait.
+            on_hello: Told of each that came.
+
+        Raises:
+            RunError: Fewer nodes came in time, one refused, or two share a name.
+        """
+
+        def welcome(flower_id: int, reply: Message) -> None:
+            if reply.has_error():
+                raise RunError(f"a node refused the run: {explain_error(reply)[1]}")
+            hello = unpack(reply.content, fleet_pb2.HelloResponse)
+            if not hello.node_id:
+                return  # Flower's simulation may have more nodes than this federation
+            if hello.node_id in self.flower_ids:
+                raise RunError(f"two nodes call themselves {hello.node_id}; give each a partition of its own")
+            self.flower_ids[hello.node_id] = flower_id
+            self._names[flower_id] = hello.node_id
+            on_hello(hello)
+
+        end = time.monotonic() + wait_seconds
+        request = fleet_pb2.HelloRequest(run_id=self.run_id, version=metadata.version("fedstill"))
+        asked: set[int] = set()
+        while len(self.flower_ids) < num_nodes and time.monotonic() < end:
+            fresh = sorted(set(grid.get_node_ids()) - asked)
+            if not fresh:
+                time.sleep(0.1)
+                continue
+            asked.update(fresh)
+            sent = send(
+                grid, self.mailbox, dict.fromkeys(fresh, request), message_type="query", round_number=0
+            )
+            collect(
+                grid,
+                self.mailbox,
+                sent,
+                num_needed=len(sent),
+                deadline_seconds=max(1.0, end - time.monotonic()),
+                on_reply=welcome,
+                on_late=self.drop_late,
+            )
+        if len(self.flower_ids) < num_nodes:
+            raise RunError(
+                f"expected {num_nodes} nodes, {len(self.flower_ids)} introduced themselves within"
+                f" {wait_seconds:g} s; start the others or raise federation.wait_seconds"
+            )
+
+    def ask(
+        self,
+        grid: Grid,
+        requests: Mapping[str, ProtoMessage],
+        kind: type[AnswerT],
+        *,
+        message_type: str,
+        round_number: int,
+        deadline_seconds: float,
+        on_answer: Callable[[str, AnswerT], None],
+    ) -> None:
+        """Asks nodes something outside a round and waits for all of them.
+
+        Args:
+            grid: The grid that the nodes are on.
+            requests: Request by node id.
+            kind: Message type of the answers.
+            message_type: Flower's message type, as "evaluate".
+            round_number: Last round, for the record of what is dropped.
+            deadline_seconds: Longest wait.
+            on_answer: Told of each good answer; errors go to `on_drop`.
+        """
+
+        def take(flower_id: int, reply: Message) -> None:
+            if reply.has_error():
+                reason, text = explain_error(reply)
+                self._on_drop(ReplyDropped(round_number, self.name(flower_id), reason, text))
+            else:
+                on_answer(self.name(flower_id), unpack(reply.content, kind))
+
+        addressed = {self.flower_ids[node_id]: request for node_id, request in requests.items()}
+        sent = send(grid, self.mailbox, addressed, message_type=message_type, round_number=round_number)
+        collect(
+            grid,
+            self.mailbox,
+            sent,
+            num_needed=len(sent),
+            deadline_seconds=deadline_seconds,
+            on_reply=take,
+            on_late=self.drop_late,
+        )
+
+    def drop_late(self, round_number: int, flower_id: int, reply: Message) -> None:
+        """Records an answer to a round that is over."""
+        detail = explain_error(reply)[1] if reply.has_error() else "its round was closed"
+        self._on_drop(ReplyDropped(round_number, self.name(flower_id), "late", detail))

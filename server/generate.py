@@ -1,0 +1,33 @@
+"""Writes what is derived from code: Flower's default run configuration and the summary's schema.
+
+Run as `make generate`; tests compare the committed files with what this would write.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tomli_w
+
+from common.config import defaults
+from common.files import write_text_atomically
+from server.summary import SCHEMA_PATH, json_schema
+
+PYPROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
+TABLE = "[tool.flwr.app.config]\n"
+
+
+def flower_config() -> str:
+    """Writes the table of every key that `flwr run --run-config` may override."""
+    launch = {"run.dir": "", "run.resume": False}
+    return TABLE + tomli_w.dumps(defaults() | launch)
+
+
+def pyproject_with_config(text: str) -> str:
+    """Replaces the generated table at the end of pyproject.toml."""
+    return text[: text.index(TABLE)] + flower_config()
+
+
+if __name__ == "__main__":
+    write_text_atomically(PYPROJECT, pyproject_with_config(PYPROJECT.read_text(encoding="utf-8")))
+    write_text_atomically(SCHEMA_PATH, json_schema())

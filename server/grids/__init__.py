@@ -1,0 +1,6 @@
+"""Grids of our own: the same apps in one process, on this machine's CPUs or on a Ray cluster."""
+
+from server.grids.local_grid import LocalGrid
+from server.grids.ray_grid import RayGrid
+
+__all__ = ["LocalGrid", "RayGrid"]

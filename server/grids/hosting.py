@@ -1,0 +1,195 @@
+"""What a process does that hosts virtual nodes: bytes in, client app, bytes out.
+
+Messages cross as Flower's own protobuf even within one process, so that two nodes
+never share a mutable record and each grid gives the same replies.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import threading
+import uuid
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY, ErrorCode
+from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.proto.message_pb2 import Message as ProtoMessage
+
+from common.config import Scalar
+from common.errors import ConfigError, RunError
+
+_log = logging.getLogger("fedstill.node")
+
+
+def encode(message: Message) -> bytes:
+    """Serialises a message; the result shares nothing with it."""
+    data: bytes = message_to_proto(message).SerializeToString()
+    return data
+
+
+def decode(data: bytes) -> Message:
+    """Parses what `encode` wrote."""
+    return message_from_proto(ProtoMessage.FromString(data))
+
+
+def stamp(message: Message) -> str:
+    """Gives a message its id, which Flower leaves to whoever carries it."""
+    message_id = uuid.uuid4().hex
+    message.metadata.__dict__["_message_id"] = message_id
+    return message_id
+
+
+def refuse(message: Message, *, code: int, reason: str) -> bytes:
+    """Writes the error that answers a message, ready to travel."""
+    reply = Message(Error(code, reason), reply_to=message)
+    stamp(reply)
+    return encode(reply)
+
+
+class NodeHost:
+    """Hosts virtual nodes, each with a Flower `Context` of its own.
+
+    A node's `Context.state` lives here, in memory: it is kept from message to message
+    as long as the node stays, and starts empty when the node comes from another host.
+
+    Args:
+        client_app: The app, or where to import it from, as "clients.app:app".
+        num_nodes: Nodes of the federation, here and elsewhere; their ids are 1 to
+            num_nodes, and node n owns partition n - 1.
+        run_config: Flat, dotted keys that each node finds in its context.
+    """
+
+    def __init__(
+        self, client_app: ClientApp | str, *, num_nodes: int, run_config: Mapping[str, Scalar]
+    ) -> None:
+        self._client_app = client_app
+        self._num_nodes = num_nodes
+        self._run_config = dict(run_config)
+        self._contexts: dict[int, Context] = {}
+
+    def warm_up(self) -> None:
+        """Imports the app ahead of the first message; a failure is left for that message to report."""
+        try:
+            self._load()
+        except Exception:  # noqa: BLE001 - a stranger's code; `handle` reports the same error
+            _log.exception("the client app cannot be imported yet")
+
+    def handle(self, data: bytes, *, fresh: bool = False) -> bytes:
+        """Carries out one message.
+
+        Args:
+            data: The message, as `encode` wrote it.
+            fresh: The node was elsewhere since it was last here, or never here: its
+                state starts empty.
+
+        Returns:
+            The reply in the same form; an error reply where the app could not be
+            imported, raised, or returned something else.
+        """
+        message = decode(data)
+        context = self._context_of(message, fresh=fresh)
+        code = ErrorCode.LOAD_CLIENT_APP_EXCEPTION
+        try:
+            app = self._load()
+            code = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+            reply = app(message, context)
+            if not isinstance(reply, Message) or (
+                reply.metadata.reply_to_message_id != message.metadata.message_id
+            ):
+                raise RunError("a client app has to return a Message with reply_to set to the one it got")
+            stamp(reply)
+            return encode(reply)
+        # SystemExit too: Ray takes it for a wish to be gone, and never restarts the actor.
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, it is this node's answer
+            _log.exception("node %d answers with an error", message.metadata.dst_node_id)
+            return refuse(message, code=code, reason=f"{type(error).__name__}: {error}")
+
+    def _load(self) -> ClientApp:
+        if isinstance(self._client_app, str):
+            module, _, name = self._client_app.partition(":")
+            loaded = getattr(importlib.import_module(module), name or "app", None)
+            if not isinstance(loaded, ClientApp):
+                raise ConfigError(f"expected a ClientApp at {self._client_app}, got {type(loaded).__name__}")
+            self._client_app = loaded
+        return self._client_app
+
+    def _context_of(self, message: Message, *, fresh: bool) -> Context:
+        node_id, run_id = message.metadata.dst_node_id, message.metadata.run_id
+        context = self._contexts.get(node_id)
+        if fresh or context is None or context.run_id != run_id:
+            context = Context(
+                run_id=run_id,
+                node_id=node_id,
+                node_config={PARTITION_ID_KEY: node_id - 1, NUM_PARTITIONS_KEY: self._num_nodes},
+                state=RecordDict(),
+                run_config=dict(self._run_config),
+            )
+            self._contexts[node_id] = context
+        return context
+
+
+class BatchHost:
+    """A `NodeHost` that is given several messages at a time and lets go of them.
+
+    Short messages travel in batches, since a call costs as much as they do. But a
+    message that turns out to be long must not hold up those behind it: when the
+    time is over, the batch comes back with what is done, and those that were not
+    begun are free for another host, while the long one runs on here.
+
+    Args:
+        client_app: As for `NodeHost`.
+        num_nodes: As for `NodeHost`.
+        run_config: As for `NodeHost`.
+    """
+
+    def __init__(self, client_app: str, *, num_nodes: int, run_config: Mapping[str, Scalar]) -> None:
+        self._host = NodeHost(client_app, num_nodes=num_nodes, run_config=run_config)
+        # One thread for all of the app's code: thread counts and modes are kept per thread.
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._lock = threading.Lock()
+        self._num_begun = 0
+        self._is_cut = False
+        self._replies: list[bytes] = []
+        self._run: Future[None] | None = None
+
+    def warm_up(self) -> None:
+        """Imports the app, as `NodeHost.warm_up`."""
+        self._thread.submit(self._host.warm_up).result()
+
+    def handle(self, batch: Sequence[tuple[bytes, bool]], seconds: float | None) -> tuple[list[bytes], int]:
+        """Carries out messages in order, as long as the time lasts.
+
+        Args:
+            batch: Messages and whether each one's node starts afresh, as for `NodeHost.handle`.
+            seconds: When to return at the latest; None waits for all.
+
+        Returns:
+            The replies of the first messages, and how many were begun: one more than
+            there are replies where one still runs; `finish` waits for that one.
+        """
+        self._num_begun, self._is_cut, self._replies = 0, False, []
+        self._run = self._thread.submit(self._carry_out, batch)
+        wait([self._run], timeout=seconds)
+        with self._lock:
+            self._is_cut = True
+            return list(self._replies), self._num_begun
+
+    def finish(self) -> tuple[list[bytes], int]:
+        """Waits for the message that `handle` left running, and returns its reply alike."""
+        if self._run is not None:
+            self._run.result()
+        return self._replies[-1:], 1
+
+    def _carry_out(self, batch: Sequence[tuple[bytes, bool]]) -> None:
+        for data, fresh in batch:
+            with self._lock:
+                if self._is_cut:
+                    return
+                self._num_begun += 1
+            reply = self._host.handle(data, fresh=fresh)
+            with self._lock:
+                self._replies.append(reply)

@@ -1,0 +1,60 @@
+"""Flower's grid within this process, for tests and debugging."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import Self
+
+from flwr.clientapp import ClientApp
+
+from common.config import Scalar
+from server.grids.hosted_grid import HostedGrid
+from server.grids.hosting import NodeHost
+from server.grids.mailroom import Job
+
+
+class LocalGrid(HostedGrid):
+    """Runs nodes in this process, one message at a time, in the order they were sent.
+
+    Messages wait when pushed, and each pull carries out one of them: a round can be
+    closed before all replies are in, and the rest come late, as on a real fleet.
+
+    Args:
+        client_app: The app, or where to import it from, as "clients.app:app".
+        num_nodes: Virtual nodes; their ids are 1 to num_nodes.
+        run_config: Flat, dotted keys that each node finds in its context.
+    """
+
+    def __init__(
+        self,
+        client_app: ClientApp | str = "clients.app:app",
+        *,
+        num_nodes: int,
+        run_config: Mapping[str, Scalar],
+    ) -> None:
+        super().__init__(num_nodes=num_nodes)
+        self._host = NodeHost(client_app, num_nodes=num_nodes, run_config=run_config)
+        self._queue: deque[Job] = deque()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Drops what is queued."""
+        self._queue.clear()
+
+    def _accept(self, job: Job) -> None:
+        self._queue.append(job)
+
+    def _advance(self, timeout_seconds: float) -> None:
+        if not self._queue:
+            time.sleep(timeout_seconds)
+            return
+        job = self._queue.popleft()
+        if not self._expired(job):
+            self._answer(job, self._host.handle(job.data))

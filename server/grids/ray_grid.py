@@ -1,0 +1,348 @@
+"""Flower's grid over Ray actors, on this machine or on a cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import socket
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import ray
+import ray._private.worker
+from flwr.common.constant import ErrorCode
+from ray.exceptions import ActorDiedError, RayError
+
+from common.config import Scalar
+from common.errors import ConfigError, RunError
+from server.grids.hosted_grid import HostedGrid
+from server.grids.hosting import BatchHost
+from server.grids.mailroom import Job, Mailroom
+
+PACKAGES = ("clients", "common", "protos", "server")
+PROBE_SECONDS = 5.0
+START_SECONDS = 60.0
+MAX_FAILED_STARTS = 3
+# Messages that take no longer travel together, so that a call's own cost is shared.
+# It is also the longest that one may hold up others, and next to nothing beside training.
+BATCH_SECONDS = 0.05
+MAX_BATCH = 32
+# Messages travel in calls; the store only holds those above 100 KB, for a moment.
+OBJECT_STORE_BYTES = 200_000_000
+# The same sums in the same order on each machine: thread counts change results.
+ENVIRONMENT = {
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "MKL_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+}
+
+
+@dataclass
+class _Slot:
+    """An actor and what the driver knows of it."""
+
+    index: int
+    actor: Any
+    is_idle: bool = False
+    batch_size: int = 1
+    num_starts: int = 0
+    num_failed_starts: int = 0
+
+    @property
+    def incarnation(self) -> tuple[int, int]:
+        return self.index, self.num_starts
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What an actor is at; no jobs: it is starting."""
+
+    slot: _Slot
+    jobs: Sequence[Job]
+    began: float
+
+
+class RayGrid(HostedGrid):
+    """Dispatches messages to persistent Ray actors that host several nodes each.
+
+    An idle actor takes the next node that waits, its own ones first, so a straggler
+    holds up nobody. Messages go one by one, or in batches while all of them are
+    short; an actor that is lost costs one message, which is answered by an error
+    (`NODE_UNAVAILABLE`), and Ray brings the actor back, on another machine if need
+    be. Those that shared a batch with it are sent again. `Context.state` does not follow a node from actor
+    to actor: it starts empty there, so what has to last belongs on disk.
+
+    Args:
+        client_app_ref: Where the actors import the client app from.
+        num_nodes: Virtual nodes; their ids are 1 to num_nodes.
+        run_config: Flat, dotted keys that each node finds in its context.
+        num_actors: Actors; 0 is one per CPU of the cluster. Never more than nodes.
+        ray_address: An existing cluster, to which the code is shipped; None starts
+            Ray here, unless this process is connected to one already.
+        actor_cpus: CPUs that Ray sets aside for each actor.
+        working_dir: A folder of the user's whose modules the actors can import.
+        environment: Variables for the actors, over those in `ENVIRONMENT`.
+
+    Raises:
+        ConfigError: No Ray cluster answers at `ray_address`.
+        RunError: Ray does not start.
+    """
+
+    def __init__(
+        self,
+        client_app_ref: str = "clients.app:app",
+        *,
+        num_nodes: int,
+        run_config: Mapping[str, Scalar],
+        num_actors: int = 0,
+        ray_address: str | None = None,
+        actor_cpus: float = 1,
+        working_dir: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(num_nodes=num_nodes)
+        self._slots: list[_Slot] = []
+        self._in_flight: dict[Any, _Call] = {}
+        self._hosted: dict[int, tuple[int, int]] = {}
+        self._last_failure = ""
+        self._has_started = False
+        self._owns_ray = False
+        self._client_app_ref = client_app_ref
+        self._actor_arguments = {"num_nodes": num_nodes, "run_config": dict(run_config)}
+        try:
+            num_actors = min(num_actors, num_nodes)
+            self._owns_ray = _start_ray(
+                ray_address, num_cpus=math.ceil(num_actors * actor_cpus) or None, working_dir=working_dir
+            )
+            self._actor_class = ray.remote(BatchHost).options(
+                num_cpus=actor_cpus,
+                max_restarts=-1,
+                # A message that may have been carried out is not carried out again.
+                max_task_retries=0,
+                runtime_env={"env_vars": _environment(environment or {}, ray_address, working_dir)},
+            )
+            self._mail = Mailroom(num_actors or _count_actors(num_nodes, actor_cpus))
+            self._deadline = time.monotonic() + START_SECONDS
+            for index in range(self._mail.num_hosts):
+                self._slots.append(_Slot(index, self._create_actor()))
+                self._start(self._slots[-1])
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the actors, in the middle of their work too, and Ray if it was started here."""
+        slots, self._slots = self._slots, []
+        self._in_flight.clear()
+        if not ray.is_initialized():
+            return
+        for slot in slots:
+            with contextlib.suppress(RayError, ValueError):
+                ray.kill(slot.actor, no_restart=True)
+        if self._owns_ray:
+            with _unclosed_files_ignored():
+                ray.shutdown()
+
+    def _accept(self, job: Job) -> None:
+        home = self._slots[self._mail.put(job)]
+        if home.is_idle:
+            self._give_work(home)
+
+    def _advance(self, timeout_seconds: float) -> None:
+        self._give_all_work()
+        if not self._in_flight:
+            self._check_started()
+            time.sleep(timeout_seconds)
+            return
+        ready, _ = ray.wait(list(self._in_flight), num_returns=1, timeout=timeout_seconds)
+        for ref in ready:
+            self._finish(ref)
+        if not self._has_started:
+            self._check_started()
+
+    def _finish(self, ref: Any) -> None:
+        call = self._in_flight.pop(ref)
+        slot = call.slot
+        try:
+            result = ray.get(ref)
+        except RayError as error:
+            self._lose(call, error)
+        else:
+            if call.jobs:
+                self._settle(call, *result)
+            else:
+                self._has_started = True
+                slot.num_failed_starts = 0
+                slot.is_idle = True
+        self._give_all_work()
+
+    def _settle(self, call: _Call, replies: list[bytes], num_begun: int) -> None:
+        slot, num_done = call.slot, len(replies)
+        for job in call.jobs[:num_begun]:
+            self._hosted[job.node_id] = slot.incarnation
+        for job, reply in zip(call.jobs, replies, strict=False):
+            self._mail.done(job.node_id)
+            self._answer(job, reply)
+        for job in reversed(call.jobs[num_begun:]):
+            self._mail.put_back(job)
+        seconds = time.monotonic() - call.began
+        if seconds < BATCH_SECONDS / 2:
+            slot.batch_size = min(2 * slot.batch_size, MAX_BATCH)
+        elif seconds > BATCH_SECONDS:
+            slot.batch_size = max(1, slot.batch_size // 2)
+        slot.is_idle = num_begun == num_done
+        if not slot.is_idle:
+            self._call(slot, slot.actor.finish.remote(), call.jobs[num_done:num_begun])
+
+    def _give_all_work(self) -> None:
+        for slot in self._slots:
+            if slot.is_idle and self._mail:
+                self._give_work(slot)
+
+    def _give_work(self, slot: _Slot) -> None:
+        jobs: list[Job] = []
+        for job in self._mail.take(slot.index, at_most=slot.batch_size):
+            if self._expired(job):
+                self._mail.done(job.node_id)
+            else:
+                jobs.append(job)
+        if jobs:
+            batch = [(job.data, self._hosted.get(job.node_id) != slot.incarnation) for job in jobs]
+            slot.is_idle = False
+            self._call(slot, slot.actor.handle.remote(batch, BATCH_SECONDS if len(jobs) > 1 else None), jobs)
+
+    def _call(self, slot: _Slot, ref: Any, jobs: Sequence[Job]) -> None:
+        self._in_flight[ref] = _Call(slot, jobs, time.monotonic())
+
+    def _start(self, slot: _Slot) -> None:
+        # An actor that waits for room in the cluster, or for its restart, answers this
+        # when it is there; until then no message is tied to it.
+        slot.num_starts += 1
+        slot.batch_size = 1
+        self._call(slot, slot.actor.warm_up.remote(), [])
+
+    def _lose(self, call: _Call, error: RayError) -> None:
+        slot = call.slot
+        self._last_failure = " ".join(str(error).split())
+        if not call.jobs:
+            slot.num_failed_starts += 1
+        elif len(call.jobs) == 1:
+            [job] = call.jobs
+            self._mail.done(job.node_id)
+            self._fail(
+                job, code=ErrorCode.NODE_UNAVAILABLE, reason=f"lost with its actor: {self._last_failure}"
+            )
+        else:
+            # Nobody knows which of them it was, so each gets another try by itself.
+            for job in reversed(call.jobs):
+                self._mail.put_back(replace(job, travels_alone=True))
+        if slot.num_failed_starts == MAX_FAILED_STARTS:
+            return
+        if isinstance(error, ActorDiedError):
+            slot.actor = self._create_actor()
+        self._start(slot)
+
+    def _create_actor(self) -> Any:
+        return self._actor_class.remote(self._client_app_ref, **self._actor_arguments)
+
+    def _check_started(self) -> None:
+        if self._slots and all(slot.num_failed_starts >= MAX_FAILED_STARTS for slot in self._slots):
+            raise RunError(f"no Ray actor stays alive long enough to take a message: {self._last_failure}")
+        if not self._has_started and time.monotonic() > self._deadline:
+            free = ray.available_resources().get("CPU", 0)
+            raise RunError(
+                f"Ray started none of {len(self._slots)} actors within {START_SECONDS:.0f} s; {free:g} CPUs"
+                " are free there: end what else runs on the cluster, or lower the CPUs per actor"
+            )
+
+
+@contextlib.contextmanager
+def _unclosed_files_ignored() -> Iterator[None]:
+    # Ray leaves files and processes of its own to the collector; who turns warnings
+    # into errors should not hear of them here.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        yield
+
+
+def _start_ray(address: str | None, *, num_cpus: int | None, working_dir: Path | None) -> bool:
+    """Connects this process to Ray; True where it was not connected before."""
+    if ray.is_initialized():
+        return False
+    # Ray reads these as it starts: no reports to its makers, no advice on its own future.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    quiet = {"log_to_driver": False, "logging_level": "CRITICAL"}
+    try:
+        with _unclosed_files_ignored():
+            if address is None:
+                ray.init(
+                    address="local",
+                    num_cpus=num_cpus,
+                    include_dashboard=False,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    **quiet,
+                )
+            else:
+                _probe(address)
+                ray.init(address=address, runtime_env=_shipment(working_dir), **quiet)
+    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        if address is None:
+            raise RunError(f"Ray did not start: {error}") from error
+        raise ConfigError(
+            f"no Ray cluster could be reached at {address}: {error};"
+            " give the address that `ray start --head` printed, as HOST:PORT"
+        ) from error
+    # Ray prints to stdout when an actor dies, `log_to_driver` or not; the replies tell it here.
+    ray._private.worker._worker_logs_enabled = False
+    return True
+
+
+def _count_actors(num_nodes: int, actor_cpus: float) -> int:
+    num_cpus = ray.cluster_resources().get("CPU", 0)
+    return max(1, min(num_nodes, int(num_cpus // (actor_cpus or 1))))
+
+
+def _probe(address: str) -> None:
+    # Ray itself keeps trying for minutes where nobody listens.
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=PROBE_SECONDS).close()
+
+
+def _source_root() -> Path:
+    return Path(__file__).resolve().parents[2]
+
+
+def _shipment(working_dir: Path | None) -> dict[str, Any]:
+    shipment: dict[str, Any] = {
+        "py_modules": [str(_source_root() / package) for package in PACKAGES],
+        "excludes": ["__pycache__", "*.pyc"],
+    }
+    if working_dir is not None:
+        shipment["working_dir"] = str(working_dir)
+    return shipment
+
+
+def _environment(given: Mapping[str, str], address: str | None, working_dir: Path | None) -> dict[str, str]:
+    environment = ENVIRONMENT | dict(given)
+    if address is None:
+        folders = [str(_source_root()), *([str(working_dir.resolve())] if working_dir else [])]
+        folders += [
+            folder for folder in (environment.get("PYTHONPATH"), os.environ.get("PYTHONPATH")) if folder
+        ]
+        environment["PYTHONPATH"] = os.pathsep.join(folders)
+    return environment

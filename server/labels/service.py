@@ -1,0 +1,247 @@
+"""The label service: a gRPC server over the files of a label store and of nothing else.
+
+Chunks go out as they lie in the store, serialised once; gRPC only frames them.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+import grpc
+
+from common.arrays import DIGEST_BYTES, MAX_FRAME_BYTES, MAX_MESSAGE_BYTES
+from common.errors import DigestError, NotPublishedError, UsageError
+from protos.fedstill.v1 import labels_pb2
+from server.labels.store import LabelStore
+from server.labels.uploads import receive_upload
+
+OnCall = Callable[[str, str, float, int], None]
+
+SERVICE_NAME = "fedstill.v1.LabelService"
+# A sync server holds one thread per stream; who finds none free is told to come back.
+_NUM_THREADS = 32
+_MAX_WAITING_CALLS = 256
+# Each codec and temperature that anyone asks for is kept: a limit keeps strangers from filling the disk.
+_MAX_ENCODINGS = 32
+_OPTIONS = (
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.http2.max_frame_size", MAX_FRAME_BYTES),
+    # A node that vanished without closing its connection gives its thread back in under a minute.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+)
+_CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
+    (NotPublishedError, grpc.StatusCode.NOT_FOUND),
+    (UsageError, grpc.StatusCode.INVALID_ARGUMENT),
+    (DigestError, grpc.StatusCode.DATA_LOSS),
+    (OSError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+)
+_log = logging.getLogger(__name__)
+
+
+class _Tally:
+    """Bytes of payload that one call has moved so far."""
+
+    num_bytes = 0
+
+
+class LabelService:
+    """Serves a label store and takes uploads; usable as a context manager.
+
+    Args:
+        store: The store; other processes may serve and fill the same folder.
+        host: Address to bind.
+        port: Port to bind; 0 takes a free one.
+        uploads_dir: Folder that receives `<node id>/<path>` of each upload.
+        run_id: The only run whose uploads are accepted; None accepts any.
+        on_call: Told of each finished call: method, gRPC code, seconds, bytes moved.
+            It runs on the server's threads.
+    """
+
+    def __init__(
+        self,
+        store: LabelStore,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        uploads_dir: Path,
+        run_id: str | None = None,
+        on_call: OnCall | None = None,
+    ) -> None:
+        self._store = store
+        self._bare_host = host
+        self._host = f"[{host}]" if ":" in host else host
+        self._port = port
+        self._uploads_dir = uploads_dir
+        self._run_id = run_id
+        self._on_call = on_call
+        self._server: grpc.Server | None = None
+
+    @property
+    def address(self) -> str:
+        """Where it listens, as host:port; known once it is started."""
+        return f"{self._host}:{self._port}"
+
+    def start(self) -> None:
+        """Binds the port and serves in background threads.
+
+        Raises:
+            UsageError: The port is taken or the host is not this machine's.
+        """
+        _check_bindable(self._bare_host, self._port)
+        server = grpc.server(
+            futures.ThreadPoolExecutor(max_workers=_NUM_THREADS, thread_name_prefix="labels"),
+            options=_OPTIONS,
+            maximum_concurrent_rpcs=_MAX_WAITING_CALLS,
+        )
+        server.add_generic_rpc_handlers((self._handlers(),))
+        try:
+            self._port = server.add_insecure_port(self.address)
+        except RuntimeError as error:
+            raise _not_bindable(self._bare_host, self._port, str(error)) from None
+        server.start()
+        self._server = server
+
+    def stop(self, grace: float = 1.0) -> None:
+        """Stops serving; calls in progress get `grace` seconds to end."""
+        if self._server is not None:
+            self._server.stop(grace).wait()
+            self._server = None
+
+    def wait(self) -> None:
+        """Blocks until the service is stopped."""
+        if self._server is not None:
+            self._server.wait_for_termination()
+
+    def __enter__(self) -> LabelService:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _handlers(self) -> grpc.GenericRpcHandler:
+        handlers: grpc.GenericRpcHandler = grpc.method_handlers_generic_handler(
+            SERVICE_NAME,
+            {
+                "GetManifest": grpc.unary_unary_rpc_method_handler(
+                    self._get_manifest,
+                    request_deserializer=labels_pb2.GetManifestRequest.FromString,
+                    response_serializer=labels_pb2.GetManifestResponse.SerializeToString,
+                ),
+                # No serializer: the messages lie serialised in the store.
+                "StreamChunks": grpc.unary_stream_rpc_method_handler(
+                    self._stream_chunks,
+                    request_deserializer=labels_pb2.StreamChunksRequest.FromString,
+                ),
+                "UploadArtefact": grpc.stream_unary_rpc_method_handler(
+                    self._upload_artefact,
+                    request_deserializer=labels_pb2.UploadArtefactRequest.FromString,
+                    response_serializer=labels_pb2.UploadArtefactResponse.SerializeToString,
+                ),
+            },
+        )
+        return handlers
+
+    def _get_manifest(
+        self, request: labels_pb2.GetManifestRequest, context: grpc.ServicerContext
+    ) -> labels_pb2.GetManifestResponse:
+        with self._counted("GetManifest", context) as tally:
+            digest = request.digest
+            if request.WhichOneof("array") == "encoding":
+                wanted = request.encoding
+                digest = self._store.encode(
+                    wanted.label_set_id,
+                    codec=wanted.codec,
+                    temperature=wanted.temperature,
+                    max_encodings=_MAX_ENCODINGS,
+                ).digest
+            manifest = self._store.array(_checked_digest(digest)).manifest
+            tally.num_bytes = len(manifest)
+            return labels_pb2.GetManifestResponse(manifest=manifest)
+
+    def _stream_chunks(
+        self, request: labels_pb2.StreamChunksRequest, context: grpc.ServicerContext
+    ) -> Iterator[bytes]:
+        with self._counted("StreamChunks", context) as tally:
+            array = self._store.array(_checked_digest(request.digest))
+            if request.start_chunk >= array.num_chunks:
+                raise UsageError(f"start_chunk: expected below {array.num_chunks}, got {request.start_chunk}")
+            for index in range(request.start_chunk, array.num_chunks):
+                message = array.message(index)
+                tally.num_bytes += len(message)
+                yield message
+
+    def _upload_artefact(
+        self, requests: Iterator[labels_pb2.UploadArtefactRequest], context: grpc.ServicerContext
+    ) -> labels_pb2.UploadArtefactResponse:
+        with self._counted("UploadArtefact", context) as tally:
+            num_bytes = receive_upload(requests, uploads_dir=self._uploads_dir, run_id=self._run_id)
+            tally.num_bytes = num_bytes
+            return labels_pb2.UploadArtefactResponse(num_bytes=num_bytes)
+
+    @contextmanager
+    def _counted(self, method: str, context: grpc.ServicerContext) -> Iterator[_Tally]:
+        started = time.monotonic()
+        tally = _Tally()
+        code = grpc.StatusCode.OK
+        try:
+            yield tally
+        except GeneratorExit:
+            code = grpc.StatusCode.CANCELLED
+            raise
+        except Exception as error:
+            code = _code_of(error, context)
+            if code is not grpc.StatusCode.CANCELLED:
+                _refuse(error, code, method, context)
+            raise
+        finally:
+            if self._on_call is not None:
+                self._on_call(method, code.name, time.monotonic() - started, tally.num_bytes)
+
+
+def _check_bindable(host: str, port: int) -> None:
+    # gRPC would print lines of its own and not say whether port or host is at fault.
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        raise _not_bindable(host, port, error.strerror or str(error)) from None
+
+
+def _not_bindable(host: str, port: int, reason: str) -> UsageError:
+    return UsageError(
+        f"label service: cannot listen on port {port} of {host}: {reason}; set exchange.port to 0 or to a"
+        " free port, and exchange.host to an address of this machine"
+    )
+
+
+def _checked_digest(digest: bytes) -> bytes:
+    if len(digest) != DIGEST_BYTES:
+        raise UsageError(f"digest: expected {DIGEST_BYTES} bytes, got {len(digest)}")
+    return digest
+
+
+def _code_of(error: Exception, context: grpc.ServicerContext) -> grpc.StatusCode:
+    if not context.is_active():
+        return grpc.StatusCode.CANCELLED
+    return next((code for kind, code in _CODES if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
+
+
+def _refuse(error: Exception, code: grpc.StatusCode, method: str, context: grpc.ServicerContext) -> None:
+    if code is grpc.StatusCode.INTERNAL:
+        _log.error("%s from %s failed", method, context.peer(), exc_info=error)
+        context.abort(code, f"{method} failed inside the label service; its log says why")
+    _log.warning("%s from %s refused: %s", method, context.peer(), error)
+    context.abort(code, str(error))

@@ -1,0 +1,139 @@
+"""What nodes send back: files that are verified beside their place and renamed into it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import google_crc32c
+
+from common.arrays import DIGEST_BYTES, MAX_CHUNK_BYTES
+from common.errors import DigestError, UsageError
+from protos.fedstill.v1 import labels_pb2
+from server.labels.shards import sync_file, sync_folder
+
+MAX_UPLOAD_BYTES = 2**30
+MAX_UPLOAD_FILES = 64
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_MAX_DEPTH = 4
+
+
+@dataclass(frozen=True)
+class _Announced:
+    path: str
+    num_bytes: int
+    sha256: bytes
+
+
+def receive_upload(
+    parts: Iterator[labels_pb2.UploadArtefactRequest], *, uploads_dir: Path, run_id: str | None
+) -> int:
+    """Receives one node's files and puts them at `uploads_dir/<node id>/<path>`.
+
+    The same files may come again; each is replaced whole or not at all.
+
+    Args:
+        parts: A header and then payloads, file by file, without gaps.
+        uploads_dir: Folder of all nodes.
+        run_id: The only run that is accepted; None accepts any.
+
+    Returns:
+        Bytes stored.
+
+    Raises:
+        UsageError: A name, a size or an order that is not allowed.
+        DigestError: Bytes that are not those announced.
+        OSError: No space or no permission; nothing is left behind.
+    """
+    first = next(parts, None)
+    if first is None or first.WhichOneof("part") != "header":
+        raise UsageError("upload: expected the header as the first message")
+    node_id, files = _check_header(first.header, run_id=run_id)
+    uploads_dir.mkdir(parents=True, exist_ok=True)
+    staged = Path(tempfile.mkdtemp(dir=uploads_dir, prefix=".upload-"))
+    try:
+        _receive_files(parts, files, staged)
+        for index, announced in enumerate(files):
+            final = uploads_dir / node_id / announced.path
+            final.parent.mkdir(parents=True, exist_ok=True)
+            (staged / str(index)).replace(final)
+            sync_folder(final.parent)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    return sum(announced.num_bytes for announced in files)
+
+
+def _check_header(header: labels_pb2.UploadHeader, *, run_id: str | None) -> tuple[str, Sequence[_Announced]]:
+    for kind, name in (("run id", header.run_id), ("node id", header.node_id)):
+        if not _NAME.fullmatch(name):
+            raise UsageError(
+                f"upload: expected a {kind} of letters, digits, '.', '_' and '-', got {name[:80]!r}"
+            )
+    if run_id is not None and header.run_id != run_id:
+        raise UsageError(
+            f"upload: expected run {run_id}, got {header.run_id}; the node works for another run"
+        )
+    files = [_Announced(file.path, file.num_bytes, file.sha256) for file in header.files]
+    if not 1 <= len(files) <= MAX_UPLOAD_FILES:
+        raise UsageError(f"upload: expected 1 to {MAX_UPLOAD_FILES} files, got {len(files)}")
+    total = sum(file.num_bytes for file in files)
+    if total > MAX_UPLOAD_BYTES:
+        raise UsageError(f"upload: expected at most {MAX_UPLOAD_BYTES} bytes, got {total}")
+    for file in files:
+        parts = file.path.split("/")
+        if len(parts) > _MAX_DEPTH or not all(_NAME.fullmatch(part) for part in parts):
+            raise UsageError(
+                "upload: expected a path such as artefact/model.onnx below the node's folder,"
+                f" got {file.path[:80]!r}"
+            )
+        if len(file.sha256) != DIGEST_BYTES:
+            raise UsageError(f"upload: expected a SHA-256 of {DIGEST_BYTES} bytes for {file.path}")
+    paths = {file.path for file in files}
+    folders = {str(parent) for path in paths for parent in PurePosixPath(path).parents}
+    if len(paths) != len(files) or paths & folders:
+        raise UsageError("upload: expected each path once, and none as both a file and a folder")
+    return header.node_id, files
+
+
+def _receive_files(
+    parts: Iterator[labels_pb2.UploadArtefactRequest], files: Sequence[_Announced], staged: Path
+) -> None:
+    for index, announced in enumerate(files):
+        digest = hashlib.sha256()
+        position = 0
+        with (staged / str(index)).open("wb") as file:
+            while position < announced.num_bytes:
+                content = _next_payload(parts, index=index, announced=announced, position=position)
+                digest.update(content)
+                position += file.write(content)
+            sync_file(file)
+        if digest.digest() != announced.sha256:
+            raise DigestError(
+                f"upload: SHA-256 of {announced.path} differs from the header; its bytes are altered"
+            )
+    if next(parts, None) is not None:
+        raise UsageError("upload: more payloads came than the header announced")
+
+
+def _next_payload(
+    parts: Iterator[labels_pb2.UploadArtefactRequest], *, index: int, announced: _Announced, position: int
+) -> bytes:
+    part = next(parts, None)
+    if part is None:
+        raise UsageError(f"upload: {announced.path} ended after {position} of {announced.num_bytes} bytes")
+    payload = part.payload
+    content: bytes = payload.payload
+    room = min(announced.num_bytes - position, MAX_CHUNK_BYTES)
+    if payload.file_index != index or payload.offset != position or not 1 <= len(content) <= room:
+        raise UsageError(
+            f"upload: expected bytes of {announced.path} from {position} on, got {len(content)} bytes"
+            f" of file {payload.file_index} at {payload.offset}"
+        )
+    if google_crc32c.value(content) != payload.crc32c:
+        raise DigestError(f"upload: CRC-32C of {announced.path} at {position} differs; its bytes are altered")
+    return content

@@ -1,0 +1,47 @@
+"""Which student a node trains, and with which hyperparameters."""
+
+from __future__ import annotations
+
+from common.config import Config
+from common.models import InputSpec, resolve_model
+from protos.fedstill.v1 import fleet_pb2
+
+
+def plan_student(config: Config, spec: InputSpec, node_id: str) -> fleet_pb2.StudentPlan:
+    """Plans one node's student.
+
+    Args:
+        config: The run's configuration; several models with commas are taken in turn.
+        spec: What samples look like.
+        node_id: The node; the number at its end is its turn.
+
+    Returns:
+        The plan.
+
+    Raises:
+        ConfigError: An unknown model, or one that takes other samples.
+    """
+    names = [name.strip() for name in config.student.model.split(",")]
+    number = node_id.rpartition("-")[2]
+    name = names[int(number) % len(names) if number.isdigit() else 0]
+    return fleet_pb2.StudentPlan(
+        model=resolve_model(name, role="student", spec=spec),
+        width=config.student.width,
+        bits=config.compress.bits,
+        num_calibration=config.compress.num_calibration,
+    )
+
+
+def plan_training(config: Config, *, num_steps: int) -> fleet_pb2.Hyperparameters:
+    """Packs the hyperparameters of one task of `num_steps` optimiser steps."""
+    distill = config.distill
+    return fleet_pb2.Hyperparameters(
+        scheme=config.federation.scheme,
+        loss=distill.loss,
+        temperature=distill.temperature,
+        distill_lambda=distill.lambda_,
+        num_steps=num_steps,
+        batch_size=distill.batch_size,
+        learning_rate=distill.learning_rate,
+        weight_decay=distill.weight_decay,
+    )

@@ -1,0 +1,116 @@
+"""What a run publishes through the label service, and how nodes are told of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from common.config import Config
+from common.models import InputSpec
+from common.wire import input_to_proto
+from protos.fedstill.v1 import fleet_pb2
+from server.labels import LabelSet, LabelStore
+
+
+@dataclass(frozen=True)
+class Publication:
+    """Arrays in the label store that this run's tasks refer to.
+
+    Digests are those of manifests, 32 bytes; `array_bytes` holds the size of each on
+    the wire, manifest and chunks, by hexadecimal digest.
+    """
+
+    address: str
+    spec: InputSpec
+    class_names: tuple[str, ...]
+    feature_names: tuple[str, ...]
+    evaluation_digest: bytes
+    validation_digest: bytes
+    public_digest: bytes = b""
+    label_set_id: str = ""
+    labels_digest: bytes = b""
+    codec: str = ""
+    temperature: float = 0.0
+    array_bytes: dict[str, int] = field(default_factory=dict)
+
+    def source(self) -> fleet_pb2.LabelSource:
+        """Packs what a node has to know to fetch."""
+        return fleet_pb2.LabelSource(
+            address=self.address,
+            label_set_id=self.label_set_id,
+            codec=self.codec,
+            temperature=self.temperature,
+            labels_digest=self.labels_digest,
+            public_digest=self.public_digest,
+            evaluation_digest=self.evaluation_digest,
+            validation_digest=self.validation_digest,
+        )
+
+    def input(self) -> fleet_pb2.InputSpec:
+        """Packs what samples look like."""
+        return input_to_proto(self.spec, class_names=self.class_names, feature_names=self.feature_names)
+
+
+def publish_samples(
+    store: LabelStore,
+    config: Config,
+    *,
+    address: str,
+    spec: InputSpec,
+    class_names: tuple[str, ...],
+    feature_names: tuple[str, ...],
+    evaluation_S: np.ndarray,
+    validation_S: np.ndarray,
+) -> Publication:
+    """Publishes the inputs that every scheme's nodes predict on.
+
+    Args:
+        store: The run's label store.
+        config: The run's configuration.
+        address: Where nodes reach the label service, host:port.
+        spec: What samples look like.
+        class_names: Names of the classes.
+        feature_names: Names of a table's columns; empty for other samples.
+        evaluation_S: Inputs of the evaluation set; its labels stay here.
+        validation_S: Inputs of the server's validation part; its labels stay here.
+
+    Returns:
+        The publication, still without labels.
+    """
+    chunk_bytes = config.exchange.chunk_bytes
+    evaluation = store.publish_samples(evaluation_S, chunk_bytes=chunk_bytes)
+    validation = store.publish_samples(validation_S, chunk_bytes=chunk_bytes)
+    sizes = {digest.hex(): store.array(digest).num_bytes for digest in (evaluation, validation)}
+    return Publication(address, spec, class_names, feature_names, evaluation, validation, array_bytes=sizes)
+
+
+def publish_labels(
+    store: LabelStore, config: Config, publication: Publication, *, public_S: np.ndarray, labels: LabelSet
+) -> Publication:
+    """Adds the public samples and one encoding of their soft labels.
+
+    Args:
+        store: The run's label store.
+        config: The run's configuration; codec and temperature come from here.
+        publication: What is published already.
+        public_S: Public samples, in the order of the labels.
+        labels: The label set.
+
+    Returns:
+        The publication with labels.
+    """
+    public = store.publish_samples(public_S, chunk_bytes=config.exchange.chunk_bytes)
+    encoded = store.encode(labels.id, codec=config.exchange.codec, temperature=config.distill.temperature)
+    sizes = {digest.hex(): store.array(digest).num_bytes for digest in (public, encoded.digest)}
+    if config.exchange.public_samples == "local":
+        sizes[public.hex()] = 0
+    return replace(
+        publication,
+        public_digest=public,
+        label_set_id=labels.id,
+        labels_digest=encoded.digest,
+        codec=config.exchange.codec,
+        temperature=config.distill.temperature,
+        array_bytes=publication.array_bytes | sizes,
+    )

@@ -1,0 +1,117 @@
+"""Sends messages through a Grid and collects what comes back, in time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from flwr.app import Message
+from flwr.common.constant import ErrorCode
+from flwr.serverapp import Grid
+from google.protobuf.message import Message as ProtoMessage
+
+from common.wire import pack
+
+POLL_SECONDS = 0.05
+LOST = (ErrorCode.NODE_UNAVAILABLE, ErrorCode.CLIENT_APP_CRASHED, ErrorCode.REPLY_MESSAGE_UNAVAILABLE)
+
+
+@dataclass
+class Mailbox:
+    """Messages that were sent and not yet answered, by Flower's message id.
+
+    It outlives a round: an answer to an older round's task is told from a current
+    one here, and can never be mixed in.
+    """
+
+    pending: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Message id → (round, Flower node id)."""
+
+
+def send(
+    grid: Grid,
+    mailbox: Mailbox,
+    requests: Mapping[int, ProtoMessage],
+    *,
+    message_type: str,
+    round_number: int,
+) -> dict[str, int]:
+    """Sends one request per node.
+
+    Args:
+        grid: Any of Flower's or our grids.
+        mailbox: Remembers what was sent.
+        requests: Request by Flower node id.
+        message_type: Flower's message type, as "train".
+        round_number: Round that the requests belong to.
+
+    Returns:
+        Flower node id by message id.
+    """
+    messages = [
+        Message(pack(request), node, message_type, group_id=str(round_number))
+        for node, request in requests.items()
+    ]
+    return push(grid, mailbox, messages, round_number=round_number)
+
+
+def push(grid: Grid, mailbox: Mailbox, messages: Sequence[Message], *, round_number: int) -> dict[str, int]:
+    """Sends prepared messages; see `send`."""
+    nodes = [message.metadata.dst_node_id for message in messages]
+    sent = dict(zip(grid.push_messages(messages), nodes, strict=True))
+    mailbox.pending.update({message_id: (round_number, node) for message_id, node in sent.items()})
+    return sent
+
+
+def collect(
+    grid: Grid,
+    mailbox: Mailbox,
+    sent: Mapping[str, int],
+    *,
+    num_needed: int,
+    deadline_seconds: float,
+    on_reply: Callable[[int, Message], None],
+    on_late: Callable[[int, int, Message], None],
+) -> int:
+    """Waits until enough nodes answered, all answered, or the deadline passed.
+
+    Args:
+        grid: The grid that the messages went through.
+        mailbox: What is pending, older rounds included.
+        sent: Flower node id by message id, of this round.
+        num_needed: Successful answers that end the waiting.
+        deadline_seconds: Longest wait; 0 is for ever.
+        on_reply: Called with node and answer, errors included.
+        on_late: Called with round, node and answer for an older round's message.
+
+    Returns:
+        Messages of this round that are still unanswered.
+    """
+    end = time.monotonic() + deadline_seconds
+    waiting = dict(sent)
+    num_good = 0
+    while waiting and num_good < num_needed and not (deadline_seconds and time.monotonic() > end):
+        asked = time.monotonic()
+        replies = list(grid.pull_messages(list(mailbox.pending)))
+        for reply in replies:
+            message_id = reply.metadata.reply_to_message_id
+            if message_id not in mailbox.pending:
+                continue
+            round_number, node = mailbox.pending.pop(message_id)
+            if message_id in waiting:
+                del waiting[message_id]
+                num_good += not reply.has_error()
+                on_reply(node, reply)
+            else:
+                on_late(round_number, node, reply)
+        if not replies and time.monotonic() - asked < POLL_SECONDS / 2:
+            time.sleep(POLL_SECONDS)  # our grids wait inside pull_messages, Flower's returns at once
+    return len(waiting)
+
+
+def explain_error(reply: Message) -> tuple[str, str]:
+    """Names why an answer is an error: ("lost" or "error", the last line of its text)."""
+    reason = (reply.error.reason or "no reason given").strip()
+    kind = "lost" if reply.error.code in LOST else "error"
+    return kind, reason.splitlines()[-1]

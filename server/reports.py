@@ -1,0 +1,158 @@
+"""From a node's answer to figures: checked, scored and accounted for."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from common.wire import predictions_from_proto
+from protos.fedstill.v1 import fleet_pb2
+from server.checkpoints import NodeState
+from server.publication import Publication
+from server.scoring import Truth, calibration_error, measure_accuracy
+
+
+@dataclass(frozen=True)
+class ReplyScore:
+    """One accepted answer."""
+
+    round: int
+    node_id: str
+    figures: dict[str, Any]
+    """What `rounds.jsonl` says of the node."""
+    classes_S: np.ndarray
+    confidences_S: np.ndarray
+    fp32_classes_S: np.ndarray
+    task_bytes: int
+    report_bytes: int
+    prediction_bytes: int
+
+
+def score_reply(response: fleet_pb2.TaskResponse, truth: Truth, task: fleet_pb2.TaskRequest) -> ReplyScore:
+    """Computes a node's figures from its artefact's predictions.
+
+    Args:
+        response: The node's answer.
+        truth: What the predictions are compared with.
+        task: The task that it answers.
+
+    Returns:
+        The scored answer; only `private_*` figures are the node's own word.
+
+    Raises:
+        ExchangeError: Predictions of a wrong length or range.
+    """
+    num_samples, num_classes = len(truth.evaluation_S), truth.num_classes
+    classes, confidences = predictions_from_proto(
+        response.evaluation, num_samples=num_samples, num_classes=num_classes
+    )
+    fp32_classes, _ = predictions_from_proto(
+        response.evaluation_fp32, num_samples=num_samples, num_classes=num_classes
+    )
+    validation, _ = predictions_from_proto(
+        response.validation, num_samples=len(truth.validation_S), num_classes=num_classes
+    )
+    teacher = truth.teacher_evaluation_S
+    seconds = response.seconds
+    figures = {
+        "node_id": response.node_id,
+        "family": task.plan.model,
+        "accuracy": measure_accuracy(classes, truth.evaluation_S),
+        "fp32_accuracy": measure_accuracy(fp32_classes, truth.evaluation_S),
+        "validation_accuracy": measure_accuracy(validation, truth.validation_S),
+        "private_accuracy": _known(response.private_test_accuracy),
+        "private_validation_accuracy": _known(response.private_validation_accuracy),
+        "agreement_ratio": None if teacher is None else measure_accuracy(classes, teacher),
+        "ece": calibration_error(classes, confidences, truth.evaluation_S),
+        "distillation_loss": _known(response.distillation_loss),
+        "private_loss": _known(response.private_loss),
+        "num_parameters": response.model.num_parameters,
+        "fp32_bytes": response.model.fp32_bytes,
+        "artefact_bytes": response.model.artefact_bytes,
+        "student_digest": response.student_digest,
+        "artefact_digest": response.artefact_digest,
+        "num_steps": response.num_steps,
+        "state_reset": response.state_reset,
+        "wire_bytes": response.wire_bytes_down,
+        "phase_seconds": {
+            "fetch": seconds.fetch,
+            "train": seconds.train,
+            "export": seconds.export,
+            "evaluate": seconds.evaluate,
+        },
+    }
+    predictions = sum(
+        part.ByteSize() for part in (response.evaluation, response.evaluation_fp32, response.validation)
+    )
+    return ReplyScore(
+        round=response.round,
+        node_id=response.node_id,
+        figures=figures,
+        classes_S=classes,
+        confidences_S=confidences,
+        fp32_classes_S=fp32_classes,
+        task_bytes=_repeatable_bytes(task, "labels"),
+        report_bytes=_repeatable_bytes(
+            response, "evaluation", "evaluation_fp32", "validation", "seconds", "wire_bytes_down", "host"
+        ),
+        prediction_bytes=predictions,
+    )
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _repeatable_bytes(message: Any, *left_out: str) -> int:
+    # Timings, cache hits and addresses change the length of a message from run to
+    # run, so bytes are counted without them.
+    copy = type(message)()
+    copy.CopyFrom(message)
+    for name in left_out:
+        copy.ClearField(name)
+    return int(copy.ByteSize())
+
+
+def account_traffic(node: NodeState, score: ReplyScore, publication: Publication) -> None:
+    """Adds what this node alone, on its own device, would have moved for a task.
+
+    Every array counts once per node, whatever a shared cache spared. The node's line
+    for `rounds.jsonl` is completed here.
+
+    Args:
+        node: The node's account; changed in place.
+        score: The accepted answer.
+        publication: The arrays that the task referred to.
+    """
+    if score.figures["state_reset"]:
+        node.num_state_resets += 1
+    labels, public, evaluation = publication.labels_digest, publication.public_digest, []
+    evaluation = [publication.evaluation_digest, publication.validation_digest]
+    down = score.task_bytes + _count_once(node, [labels], publication)
+    samples = _count_once(node, [public], publication)
+    predictions = score.prediction_bytes + _count_once(node, evaluation, publication)
+    node.bytes_down += down
+    node.bytes_up += score.report_bytes
+    node.public_sample_bytes += samples
+    node.evaluation_bytes += predictions
+    node.wire_bytes += score.figures["wire_bytes"]
+    node.fedavg_bytes += 2 * score.figures["fp32_bytes"]
+    node.report = score.figures | {
+        "bytes_down": down,
+        "bytes_up": score.report_bytes,
+        "public_sample_bytes": samples,
+        "evaluation_bytes": predictions,
+    }
+
+
+def _count_once(node: NodeState, digests: list[bytes], publication: Publication) -> int:
+    total = 0
+    for digest in digests:
+        key = digest.hex()
+        if digest and key not in node.arrays:
+            node.arrays.append(key)
+            total += publication.array_bytes[key]
+    return total

@@ -1,0 +1,369 @@
+"""FedDistill: federated distillation as a Flower `Strategy`.
+
+In a ServerApp of your own:
+
+    strategy = FedDistill(config, publication, truth, state=FederationState(run_id="trial"))
+    strategy.start(grid)
+    strategy.state.nodes["node-0000"].report["accuracy"]
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+
+from common.config import Config
+from common.errors import ExchangeError, RunError
+from common.seeding import stream
+from common.training import steps_per_epoch
+from common.wire import pack, unpack
+from protos.fedstill.v1 import fleet_pb2
+from server.checkpoints import FederationState, NodeState
+from server.events import (
+    Event,
+    NodeReported,
+    PhaseAdvanced,
+    PhaseEnded,
+    PhaseStarted,
+    ReplyDropped,
+    RoundClosed,
+    Warned,
+)
+from server.fleet import Fleet
+from server.planner import plan_student, plan_training
+from server.publication import Publication
+from server.replies import collect, explain_error, push
+from server.reports import ReplyScore, account_traffic, score_reply
+from server.scoring import Truth
+
+LOGGER = logging.getLogger("fedstill")
+
+
+def _log(event: Event) -> None:
+    LOGGER.log(logging.WARNING if isinstance(event, ReplyDropped | Warned) else logging.DEBUG, "%s", event)
+
+
+class FedDistill(Strategy):
+    """Sends tasks, closes rounds at quorum or deadline, and commits each."""
+
+    def __init__(
+        self,
+        config: Config,
+        publication: Publication,
+        truth: Truth,
+        *,
+        state: FederationState,
+        num_public: int,
+        observe: Callable[[Event], None] = _log,
+        commit: Callable[[FederationState, list[ReplyScore]], None] | None = None,
+    ) -> None:
+        """Prepares a federation; nothing is sent yet.
+
+        Args:
+            config: The run's configuration.
+            publication: What nodes fetch.
+            truth: Labels and teacher predictions that nodes' answers are compared with.
+            state: Where to begin: a fresh state, or the one to resume from.
+            num_public: Public samples; they set the steps of a round in every scheme.
+            observe: Told of everything that happens.
+            commit: Called with the state and the round's scored answers when a round is over.
+        """
+        self.config = config
+        self.publication = publication
+        self.truth = truth
+        self.state = state
+        self.fleet = Fleet(run_id=state.run_id, on_drop=self._drop)
+        self.num_steps = config.distill.num_epochs * steps_per_epoch(num_public, config.distill.batch_size)
+        self._observe = observe
+        self._commit = commit
+        self._scores: list[ReplyScore] = []
+        self._dropped: list[ReplyDropped] = []
+
+    def introduce(self, grid: Grid) -> None:
+        """Waits until every node of the federation has said its name; see `Fleet.introduce`."""
+        self.fleet.introduce(
+            grid,
+            num_nodes=self.config.federation.num_nodes,
+            wait_seconds=self.config.federation.wait_seconds,
+            on_hello=self._welcome,
+        )
+
+    def _welcome(self, hello: fleet_pb2.HelloResponse) -> None:
+        if not hello.num_train_samples:
+            self._observe(Warned(f"{hello.node_id} has no data and is skipped"))
+        plan = plan_student(self.config, self.publication.spec, hello.node_id)
+        self.state.nodes.setdefault(
+            hello.node_id,
+            NodeState(
+                node_id=hello.node_id,
+                family=plan.model,
+                num_train_samples=hello.num_train_samples,
+                num_private_test=hello.num_test_samples,
+            ),
+        )
+        self._observe(PhaseAdvanced("nodes", len(self.fleet.flower_ids)))
+
+    def summary(self) -> None:
+        """Logs what this strategy is set to."""
+        federation = self.config.federation
+        LOGGER.info(
+            "FedDistill: scheme %s, %d nodes, quorum %g, deadline %g s, %d steps a round",
+            federation.scheme,
+            federation.num_nodes,
+            federation.quorum,
+            federation.deadline_seconds,
+            self.num_steps,
+        )
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Writes the tasks of one round; `arrays` and `config` stay unused, labels travel beside Flower."""
+        if not self.fleet.flower_ids:
+            self.introduce(grid)
+        return [
+            Message(
+                pack(self._task(node_id, server_round)),
+                self.fleet.flower_ids[node_id],
+                "train",
+                group_id=str(server_round),
+            )
+            for node_id in self._sample(server_round)
+        ]
+
+    def _sample(self, round_number: int) -> list[str]:
+        able = sorted(
+            node_id
+            for node_id in self.fleet.flower_ids.keys() - self.fleet.busy
+            if self.state.nodes[node_id].num_train_samples
+        )
+        if not able:
+            raise RunError(
+                f"round {round_number}: every node is still busy with an older round; raise the deadline"
+            )
+        count = max(1, round(self.config.federation.sample_fraction * len(self.fleet.flower_ids)))
+        if count >= len(able):
+            return able
+        rng = stream(self.config.seed, "sample-nodes", round_number=round_number)
+        return sorted(rng.choice(able, size=count, replace=False).tolist())
+
+    def _task(self, node_id: str, round_number: int) -> fleet_pb2.TaskRequest:
+        return fleet_pb2.TaskRequest(
+            run_id=self.state.run_id,
+            round=round_number,
+            base_round=self.state.nodes[node_id].base_round,
+            labels=self.publication.source(),
+            plan=plan_student(self.config, self.publication.spec, node_id),
+            hyperparameters=plan_training(self.config, num_steps=self.num_steps),
+            deadline_seconds=self.config.federation.deadline_seconds,
+            seed=self.config.seed,
+            input=self.publication.input(),
+        )
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Scores the answers, sorted by node; what is wrong or of another round is dropped and counted.
+
+        Returns:
+            No arrays, since students stay on their nodes, and the round's mean figures;
+            None for both where no answer was good.
+        """
+        self._scores, self._dropped = [], []
+        for reply in sorted(replies, key=lambda reply: self.fleet.name(reply.metadata.src_node_id)):
+            node_id = self.fleet.name(reply.metadata.src_node_id)
+            try:
+                if reply.has_error():
+                    kind, text = explain_error(reply)
+                    raise _RefusedError(kind, text)
+                response = unpack(reply.content, fleet_pb2.TaskResponse)
+                self._check(response, node_id, server_round)
+                score = score_reply(response, self.truth, self._task(node_id, server_round))
+            except (_RefusedError, ExchangeError) as error:
+                kind = error.kind if isinstance(error, _RefusedError) else "refused"
+                self._drop(ReplyDropped(server_round, node_id, kind, str(error)))
+                continue
+            account_traffic(self.state.nodes[node_id], score, self.publication)
+            self._scores.append(score)
+            self._observe(self._reported(score))
+        if not self._scores:
+            return None, None
+        accuracy = float(np.mean([score.figures["accuracy"] for score in self._scores]))
+        return None, MetricRecord({"accuracy_mean": accuracy, "num_replied": len(self._scores)})
+
+    def _check(self, response: fleet_pb2.TaskResponse, node_id: str, round_number: int) -> None:
+        if response.round != round_number or response.run_id != self.state.run_id:
+            raise _RefusedError("late", f"answers round {response.round} of run {response.run_id}")
+        if response.node_id != node_id:
+            raise _RefusedError("refused", f"answers as {response.node_id}")
+
+    def _drop(self, event: ReplyDropped) -> None:
+        if event.reason == "late":
+            self.state.num_late += 1
+        else:
+            self._dropped.append(event)
+        self._observe(event)
+
+    def _reported(self, score: ReplyScore) -> NodeReported:
+        figures = score.figures
+        node = self.state.nodes[score.node_id]
+        return NodeReported(
+            round=score.round,
+            node_id=score.node_id,
+            family=figures["family"],
+            accuracy=figures["accuracy"],
+            fp32_accuracy=figures["fp32_accuracy"],
+            private_accuracy=figures["private_accuracy"],
+            agreement_ratio=figures["agreement_ratio"],
+            num_parameters=figures["num_parameters"],
+            fp32_bytes=figures["fp32_bytes"],
+            artefact_bytes=figures["artefact_bytes"],
+            bytes_down=node.report["bytes_down"],
+            bytes_up=node.report["bytes_up"],
+            public_sample_bytes=node.report["public_sample_bytes"],
+            wire_bytes=figures["wire_bytes"],
+            phase_seconds=figures["phase_seconds"],
+        )
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Sends nothing: every task is evaluated where it was trained, in the same answer."""
+        return []
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Has nothing to aggregate; see `configure_evaluate`."""
+        return None
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord | None = None,
+        num_rounds: int | None = None,
+        timeout: float | None = None,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+    ) -> Result:
+        """Runs rounds until students are near enough to the teacher or the last round is over.
+
+        Args:
+            grid: The grid that the nodes are on.
+            initial_arrays: Unused; students begin on their nodes.
+            num_rounds: Last round; None goes by `federation.num_rounds`.
+            timeout: Deadline of a round, seconds; None goes by `federation.deadline_seconds`.
+            train_config: Unused.
+            evaluate_config: Unused.
+            evaluate_fn: Unused.
+
+        Returns:
+            Flower's result, with the figures of each round.
+
+        Raises:
+            RunError: Nodes did not come, or a round got no answer that could be used.
+        """
+        self.summary()
+        if not self.fleet.flower_ids:
+            self.introduce(grid)
+        result = Result()
+        last = self.config.federation.num_rounds if num_rounds is None else num_rounds
+        while self.state.round < last and not self.state.stopped_because:
+            metrics = self._run_round(grid, self.state.round + 1, timeout=timeout)
+            result.train_metrics_clientapp[self.state.round] = metrics
+        if not self.state.stopped_because:
+            self.state.stopped_because = "the last round is over"
+        return result
+
+    def _run_round(self, grid: Grid, round_number: int, *, timeout: float | None) -> MetricRecord:
+        federation = self.config.federation
+        begin = time.monotonic()
+        num_late = self.state.num_late
+        messages = list(self.configure_train(round_number, ArrayRecord(), ConfigRecord(), grid))
+        self._observe(PhaseStarted("round", len(messages), round_number))
+        sent = push(grid, self.fleet.mailbox, messages, round_number=round_number)
+        replies: list[Message] = []
+
+        def keep(_: int, reply: Message) -> None:
+            replies.append(reply)
+            self._observe(PhaseAdvanced("round", len(replies)))
+
+        num_unanswered = collect(
+            grid,
+            self.fleet.mailbox,
+            sent,
+            num_needed=math.ceil(round(federation.quorum * len(sent), 6)),
+            deadline_seconds=federation.deadline_seconds if timeout is None else timeout,
+            on_reply=keep,
+            on_late=self.fleet.drop_late,
+        )
+        _, metrics = self.aggregate_train(round_number, replies)
+        if metrics is None:
+            reasons = "; ".join(f"{drop.node_id}: {drop.detail}" for drop in self._dropped[:3])
+            raise RunError(
+                f"round {round_number}: none of {len(sent)} nodes gave an answer that can be used"
+                + (f" ({reasons})" if reasons else f" within {federation.deadline_seconds:g} s")
+            )
+        self._close_round(
+            round_number,
+            num_sampled=len(sent),
+            num_dropped=len(self._dropped) + num_unanswered,
+            num_late=self.state.num_late - num_late,
+            seconds=time.monotonic() - begin,
+        )
+        self._observe(PhaseEnded("round", time.monotonic() - begin, round_number))
+        return metrics
+
+    def _close_round(
+        self, round_number: int, *, num_sampled: int, num_dropped: int, num_late: int, seconds: float
+    ) -> None:
+        scores = self._scores
+        gap = self._gap(scores)
+        accuracy = float(np.mean([score.figures["accuracy"] for score in scores]))
+        for score in scores:
+            node = self.state.nodes[score.node_id]
+            node.base_round = round_number
+            node.num_rounds += 1
+            node.family = score.figures["family"]
+        self.state.round = round_number
+        self.state.rounds.append(
+            {
+                "round": round_number,
+                "accuracy_mean": accuracy,
+                "num_sampled": num_sampled,
+                "num_replied": len(scores),
+                "num_dropped": num_dropped,
+                "num_late": num_late,
+                "gap": gap,
+                "seconds": seconds,
+                "nodes": [self.state.nodes[score.node_id].report for score in scores],
+            }
+        )
+        if gap is not None and gap <= self.config.federation.target_gap:
+            near = f"within {self.config.federation.target_gap:g} of the teacher"
+            self.state.stopped_because = f"students are {near} on the validation part"
+        if self._commit is not None:
+            self._commit(self.state, scores)
+        self._observe(
+            RoundClosed(round_number, accuracy, num_sampled, len(scores), num_dropped, seconds, gap)
+        )
+
+    def _gap(self, scores: list[ReplyScore]) -> float | None:
+        if self.truth.teacher_validation_accuracy is None:
+            return None
+        mean = float(np.mean([score.figures["validation_accuracy"] for score in scores]))
+        return self.truth.teacher_validation_accuracy - mean
+
+
+class _RefusedError(Exception):
+    """An answer that is not used; `kind` is the reason that is counted."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind

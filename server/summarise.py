@@ -1,0 +1,146 @@
+"""Writes `summary.json` from the state of a finished federation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from common.config import Config
+from common.files import write_text_atomically
+from server.checkpoints import FederationState, NodeState
+from server.summary import FleetSummary, NodeSummary, RoundSummary, Summary, TeacherSummary
+
+
+@dataclass(frozen=True)
+class TeacherFacts:
+    """The teacher as the summary shows it; accuracies are ratios."""
+
+    model: str
+    accuracy: float
+    validation_accuracy: float
+    num_parameters: int
+    size_bytes: int
+    digest: str
+    num_server_samples: int
+    num_epochs: int
+    latency_seconds_batch1: float | None
+
+
+def write_summary(
+    run_dir: Path,
+    config: Config,
+    state: FederationState,
+    *,
+    dataset: str,
+    evaluation_digest: str,
+    num_evaluation_samples: int,
+    teacher: TeacherFacts | None,
+) -> Path:
+    """Writes `summary.json` atomically.
+
+    Args:
+        run_dir: The run folder.
+        config: The run's configuration.
+        state: The final state.
+        dataset: Name of the data.
+        evaluation_digest: Digest of the evaluation set's inputs.
+        num_evaluation_samples: Its size.
+        teacher: The teacher, where the scheme has one.
+
+    Returns:
+        Path of the file.
+    """
+    is_local = config.federation.scheme == "local"
+    nodes = [
+        _summarise_node(node, run_dir, teacher, is_local=is_local)
+        for _, node in sorted(state.nodes.items())
+        if node.num_rounds
+    ]
+    summary = Summary(
+        run_id=state.run_id,
+        scheme=config.federation.scheme,
+        dataset=dataset,
+        seed=config.seed,
+        version=metadata.version("fedstill"),
+        wall_seconds=state.wall_seconds,
+        num_resumes=state.num_resumes,
+        stopped_because=state.stopped_because,
+        eval_set={"digest": evaluation_digest, "num_samples": num_evaluation_samples},
+        teacher=None if teacher is None else _summarise_teacher(teacher),
+        nodes=nodes,
+        fleet=_summarise_fleet(nodes, state),
+        rounds=[
+            RoundSummary(**{name: line[name] for name in RoundSummary.model_fields}) for line in state.rounds
+        ],
+    )
+    path = run_dir / "summary.json"
+    write_text_atomically(path, summary.model_dump_json(by_alias=True, indent=1) + "\n")
+    return path
+
+
+def _summarise_teacher(teacher: TeacherFacts) -> TeacherSummary:
+    return TeacherSummary(**{name: getattr(teacher, name) for name in TeacherSummary.model_fields})
+
+
+def _summarise_node(
+    node: NodeState, run_dir: Path, teacher: TeacherFacts | None, *, is_local: bool
+) -> NodeSummary:
+    report, closing = node.report, node.closing
+    artefact = Path("nodes") / node.node_id / "artefact"
+    return NodeSummary(
+        node_id=node.node_id,
+        family=node.family,
+        num_train_samples=node.num_train_samples,
+        num_private_test=node.num_private_test,
+        accuracy=report["accuracy"],
+        fp32_accuracy=report["fp32_accuracy"],
+        private_accuracy=report["private_accuracy"],
+        local_accuracy=report["accuracy"] if is_local else closing.get("local_accuracy"),
+        local_private_accuracy=report["private_accuracy"]
+        if is_local
+        else closing.get("local_private_accuracy"),
+        agreement_ratio=report["agreement_ratio"],
+        ece=report["ece"],
+        num_parameters=report["num_parameters"],
+        fp32_bytes=report["fp32_bytes"],
+        artefact_bytes=closing.get("artefact_bytes", report["artefact_bytes"]),
+        artefact_path=str(artefact) if (run_dir / artefact / "manifest.json").exists() else None,
+        artefact_digest=report["artefact_digest"],
+        student_digest=report["student_digest"],
+        latency_seconds_batch1=closing.get("latency_seconds_batch1"),
+        teacher_latency_seconds_batch1=None if teacher is None else teacher.latency_seconds_batch1,
+        bytes_down=node.bytes_down,
+        bytes_up=node.bytes_up,
+        public_sample_bytes=node.public_sample_bytes,
+        evaluation_bytes=node.evaluation_bytes,
+        artefact_upload_bytes=closing.get("upload_bytes", 0),
+        num_rounds=node.num_rounds,
+        num_state_resets=node.num_state_resets,
+    )
+
+
+def _summarise_fleet(nodes: list[NodeSummary], state: FederationState) -> FleetSummary:
+    accuracies = [node.accuracy for node in nodes if node.accuracy is not None]
+    return FleetSummary(
+        accuracy_mean=_mean(accuracies),
+        accuracy_p5=float(np.percentile(accuracies, 5)) if accuracies else None,
+        accuracy_min=min(accuracies, default=None),
+        private_accuracy_mean=_mean(node.private_accuracy for node in nodes),
+        local_accuracy_mean=_mean(node.local_accuracy for node in nodes),
+        local_private_accuracy_mean=_mean(node.local_private_accuracy for node in nodes),
+        bytes_down=sum(node.bytes_down for node in nodes),
+        bytes_up=sum(node.bytes_up for node in nodes),
+        public_sample_bytes=sum(node.public_sample_bytes for node in nodes),
+        wire_bytes_actual=sum(node.wire_bytes for node in state.nodes.values()),
+        fedavg_bytes=sum(node.fedavg_bytes for node in state.nodes.values()),
+        artefact_bytes_mean=_mean(node.artefact_bytes for node in nodes),
+    )
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None

@@ -1,0 +1,147 @@
+"""`summary.json` and `rounds.jsonl`: what a finished run says about itself.
+
+The JSON Schema beside this module (`summary.schema.json`) is generated from these
+models by `make generate`; a test compares the two.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from common.errors import DataError
+
+
+class Record(BaseModel):
+    """A part of the summary; unknown fields are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TeacherSummary(Record):
+    """The teacher on the evaluation set; null where the scheme has none."""
+
+    model: str
+    accuracy: float
+    validation_accuracy: float
+    num_parameters: int
+    size_bytes: int = Field(description="fp32 safetensors file")
+    digest: str
+    num_server_samples: int
+    num_epochs: int
+
+
+class NodeSummary(Record):
+    """One node's student as its device runs it; fields are explained in the README."""
+
+    node_id: str
+    family: str
+    num_train_samples: int
+    num_private_test: int
+    accuracy: float | None
+    fp32_accuracy: float | None
+    private_accuracy: float | None
+    local_accuracy: float | None
+    local_private_accuracy: float | None
+    agreement_ratio: float | None
+    ece: float | None
+    num_parameters: int
+    fp32_bytes: int
+    artefact_bytes: int
+    artefact_path: str | None
+    artefact_digest: str
+    student_digest: str
+    latency_seconds_batch1: float | None
+    teacher_latency_seconds_batch1: float | None
+    bytes_down: int
+    bytes_up: int
+    public_sample_bytes: int
+    evaluation_bytes: int = Field(description="evaluation inputs down and predictions up, apart from bytes_*")
+    artefact_upload_bytes: int
+    num_rounds: int
+    num_state_resets: int
+
+
+class FleetSummary(Record):
+    """Means over nodes and sums of traffic."""
+
+    accuracy_mean: float | None
+    accuracy_p5: float | None
+    accuracy_min: float | None
+    private_accuracy_mean: float | None
+    local_accuracy_mean: float | None
+    local_private_accuracy_mean: float | None
+    bytes_down: int
+    bytes_up: int
+    public_sample_bytes: int
+    wire_bytes_actual: int
+    fedavg_bytes: int
+    artefact_bytes_mean: float | None
+
+
+class RoundSummary(Record):
+    """One committed round."""
+
+    round: int
+    accuracy_mean: float | None
+    num_sampled: int
+    num_replied: int
+    num_dropped: int
+    num_late: int
+    gap: float | None
+    seconds: float
+
+
+class Summary(Record):
+    """All of `summary.json`."""
+
+    schema_version: int = Field(1, alias="schema")
+    run_id: str
+    scheme: str
+    dataset: str
+    seed: int
+    version: str
+    wall_seconds: float
+    num_resumes: int
+    stopped_because: str
+    eval_set: dict[str, str | int] = Field(description="digest and num_samples of the evaluation set")
+    teacher: TeacherSummary | None
+    nodes: list[NodeSummary]
+    fleet: FleetSummary
+    rounds: list[RoundSummary]
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+SCHEMA_PATH = Path(__file__).with_name("summary.schema.json")
+
+
+def json_schema() -> str:
+    """Writes the JSON Schema of `summary.json`."""
+    schema = Summary.model_json_schema(by_alias=True)
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    return json.dumps(schema, indent=2, sort_keys=True) + "\n"
+
+
+def read_summary(run_dir: Path) -> Summary:
+    """Reads a finished run's summary.
+
+    Args:
+        run_dir: The run folder.
+
+    Returns:
+        The validated summary.
+
+    Raises:
+        DataError: The folder holds no summary, or one of another schema.
+    """
+    path = run_dir / "summary.json"
+    try:
+        return Summary.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise DataError(f"expected a finished run with {path}; give the folder of a finished run") from None
+    except ValueError as error:
+        first = str(error).splitlines()[0]
+        raise DataError(f"{path} does not fit this version's schema: {first}") from None

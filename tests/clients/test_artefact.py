@@ -1,0 +1,193 @@
+"""Artefacts are read as they were written, or refused."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from clients import artefact as artefacts
+from clients.artefact import count_artefact_bytes, read_artefact, write_artefact
+from clients.predict import predict_file
+from common.errors import ArtefactError, DataError
+from common.runtime import measure_latency, predict_probabilities
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def rewrite(folder, change):
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+
+
+def test_an_artefact_comes_back(artefact_dir, digits):
+    artefact = read_artefact(artefact_dir)
+    assert artefact.sample_shape == (8, 8)
+    assert artefact.dtype == "uint8"
+    assert artefact.class_names == digits.dataset.class_names
+
+
+def test_the_manifest_is_kept_with_digests_added(artefact_dir, manifest):
+    read = read_artefact(artefact_dir).manifest
+    assert {key: read[key] for key in manifest} == manifest
+    assert read["files"]["model.onnx"]["bytes"] == (artefact_dir / "model.onnx").stat().st_size
+
+
+def test_its_bytes_are_those_of_all_files(artefact_dir, exported, manifest, tmp_path):
+    written = write_artefact(tmp_path / "again", exported.model, manifest)
+    assert written == count_artefact_bytes(artefact_dir)
+    assert written == sum(path.stat().st_size for path in artefact_dir.iterdir())
+
+
+def test_it_predicts_digits(artefact_dir, digits):
+    probabilities = predict_probabilities(read_artefact(artefact_dir).session, digits.dataset.x_test)
+    assert (probabilities.argmax(1) == digits.dataset.y_test).mean() > 0.9
+
+
+def test_probabilities_add_up_to_one(artefact_dir, digits):
+    probabilities = predict_probabilities(read_artefact(artefact_dir).session, digits.dataset.x_test)
+    assert probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-6)
+
+
+def test_probabilities_of_no_samples_are_none(artefact_dir, digits):
+    session = read_artefact(artefact_dir).session
+    assert predict_probabilities(session, digits.dataset.x_test[:0]).shape == (0, 10)
+
+
+def test_latency_is_positive(artefact_dir, digits):
+    session = read_artefact(artefact_dir).session
+    assert 0 < measure_latency(session, digits.dataset.x_test, num_warmup=1, num_runs=5) < 1
+
+
+def test_one_flipped_bit_of_the_model_is_refused(artefact_dir):
+    content = bytearray((artefact_dir / "model.onnx").read_bytes())
+    content[len(content) // 2] ^= 1
+    (artefact_dir / "model.onnx").write_bytes(content)
+    with pytest.raises(ArtefactError, match=r"model.onnx is truncated or altered"):
+        read_artefact(artefact_dir)
+
+
+def test_a_truncated_manifest_is_refused(artefact_dir):
+    path = artefact_dir / "manifest.json"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ArtefactError, match=r"manifest.json is no valid JSON"):
+        read_artefact(artefact_dir)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"[" * 100_000, b"[1]", b"null", b"{}", b"1e999"])
+def test_a_manifest_of_something_else_is_refused(artefact_dir, content):
+    (artefact_dir / "manifest.json").write_bytes(content)
+    with pytest.raises(ArtefactError, match=r"manifest.json"):
+        read_artefact(artefact_dir)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "model.onnx"])
+def test_a_missing_file_is_named(artefact_dir, name):
+    (artefact_dir / name).unlink()
+    with pytest.raises(ArtefactError, match=f"expected an artefact folder with .*No such file.*{name}"):
+        read_artefact(artefact_dir)
+
+
+@pytest.mark.parametrize("number", [2, 0, "1", None])
+def test_a_foreign_format_is_refused(artefact_dir, number):
+    rewrite(artefact_dir, lambda manifest: manifest.update(format=number))
+    with pytest.raises(ArtefactError, match="this version reads artefacts of format 1"):
+        read_artefact(artefact_dir)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m.pop("files"),
+        lambda m: m.pop("input"),
+        lambda m: m.pop("classes"),
+        lambda m: m.update(classes=[]),
+        lambda m: m.update(classes=list(range(10))),
+        lambda m: m.update(classes="0123456789"),
+        lambda m: m["input"].update(dtype="object"),
+        lambda m: m["input"].update(dtype="3f4,,"),
+        lambda m: m["input"].update(dtype=None),
+        lambda m: m["input"].update(shape=[8, True]),
+        lambda m: m["input"].update(shape=[8, -8]),
+        lambda m: m["input"].update(features=3),
+        lambda m: m.update(split=[]),
+        lambda m: m.update(split={"seed": "x", "test_fraction": 0.2}),
+        lambda m: m.update(split={"seed": 0, "test_fraction": 7.0}),
+    ],
+)
+def test_a_garbled_key_is_refused(artefact_dir, change):
+    rewrite(artefact_dir, change)
+    with pytest.raises(ArtefactError, match="lacks or garbles"):
+        read_artefact(artefact_dir)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m["input"].update(shape=[64]),
+        lambda m: m["input"].update(dtype="float32"),
+        lambda m: m["classes"].pop(),
+        lambda m: m["classes"].append("10"),
+    ],
+)
+def test_a_manifest_that_describes_another_model_is_refused(artefact_dir, change):
+    rewrite(artefact_dir, change)
+    with pytest.raises(ArtefactError, match=r"does not describe model.onnx"):
+        read_artefact(artefact_dir)
+
+
+def test_a_model_that_onnx_runtime_cannot_load_is_refused(tmp_path, manifest):
+    write_artefact(tmp_path, b"no graph", manifest)
+    with pytest.raises(ArtefactError, match="ONNX Runtime cannot load"):
+        read_artefact(tmp_path)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    place=st.sampled_from(["input", "classes", "files", "split", "shape", "dtype", "features"]), value=JSON
+)
+def test_any_manifest_is_used_or_refused(artefact_dir, exported, manifest, place, value):
+    changed = manifest | {"input": dict(manifest["input"])}
+    (changed["input"] if place in ("shape", "dtype", "features") else changed)[place] = value
+    write_artefact(artefact_dir, exported.model, changed)
+    if place == "files":
+        rewrite(artefact_dir, lambda m: m.update(files=value))
+    try:
+        predict_file(artefact_dir, "digits", artefact_dir.parent / "out.csv")
+    except (ArtefactError, DataError):
+        pass
+
+
+def test_a_crash_before_the_manifest_leaves_an_incomplete_artefact(monkeypatch, artefact_dir, manifest):
+    def crash(path, content):
+        raise RuntimeError("power cut")
+
+    monkeypatch.setattr(artefacts, "write_text_atomically", crash)
+    with pytest.raises(RuntimeError):
+        write_artefact(artefact_dir, b"another model", manifest)
+    with pytest.raises(ArtefactError, match=r"manifest.json"):
+        read_artefact(artefact_dir)
+
+
+def test_a_crash_while_only_the_manifest_changes_leaves_the_old_artefact(
+    monkeypatch, artefact_dir, exported, manifest
+):
+    def crash(path, content):
+        raise RuntimeError("power cut")
+
+    monkeypatch.setattr(artefacts, "write_text_atomically", crash)
+    with pytest.raises(RuntimeError):
+        write_artefact(artefact_dir, exported.model, manifest | {"accuracy": 1})
+    assert "accuracy" not in read_artefact(artefact_dir).manifest
+
+
+def test_no_temporary_file_is_left(artefact_dir):
+    assert sorted(path.name for path in artefact_dir.iterdir()) == ["manifest.json", "model.onnx"]

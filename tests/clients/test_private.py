@@ -1,0 +1,101 @@
+"""A node's own partition."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from clients.private import (
+    LabelledSamples,
+    check_private,
+    digest_private,
+    load_private,
+    load_public_samples,
+    name_node,
+)
+from common.config import build_config
+from common.datasets import load_dataset, split_dataset
+from common.errors import DataError
+from common.models import measure_input
+
+CONFIG = build_config({"federation.num_nodes": 4, "federation.partitioner": "iid"})
+
+
+def load(index=1):
+    return load_private(CONFIG, {"partition-id": index})
+
+
+@pytest.fixture(scope="module")
+def spec():
+    dataset = load_dataset(CONFIG.data, seed=CONFIG.seed)
+    return measure_input(dataset.x_train, task=dataset.task, layout=dataset.layout, scale=dataset.scale)
+
+
+def test_a_node_is_named_by_its_partition():
+    assert name_node({"partition-id": 3}, CONFIG) == "node-0003"
+
+
+def test_flowers_text_values_are_read_too():
+    assert name_node({"partition-id": "3"}, CONFIG) == "node-0003"
+
+
+def test_a_node_beyond_the_federation_has_no_name():
+    assert name_node({"partition-id": 4}, CONFIG) is None
+
+
+def test_a_node_without_partition_is_refused():
+    with pytest.raises(DataError, match=r"expected partition-id in the node's configuration, got \['zone'\]"):
+        name_node({"zone": 1}, CONFIG)
+
+
+@pytest.mark.parametrize("index", [-1, "x", None, ""])
+def test_a_partition_that_is_no_number_from_zero_is_refused(index):
+    with pytest.raises(DataError, match="expected partition-id to be 0 or more"):
+        name_node({"partition-id": index}, CONFIG)
+
+
+def test_loading_beyond_the_federation_is_refused():
+    with pytest.raises(DataError, match=r"partition-id 4 is beyond federation.num_nodes = 4"):
+        load(4)
+
+
+def test_a_node_sees_its_partition():
+    dataset = load_dataset(CONFIG.data, seed=CONFIG.seed)
+    splits = split_dataset(dataset, data=CONFIG.data, federation=CONFIG.federation, seed=CONFIG.seed)
+    private = load(1)
+    np.testing.assert_array_equal(private.train.x_S, dataset.x_train[splits.partitions[1].train])
+    np.testing.assert_array_equal(private.test.y_S, dataset.y_train[splits.partitions[1].test])
+    np.testing.assert_array_equal(load_public_samples(CONFIG), dataset.x_train[splits.public])
+
+
+def test_digest_is_the_same_on_repeat_and_another_for_another_node():
+    assert digest_private(load(1)) == digest_private(load(1)) != digest_private(load(2))
+
+
+def test_digest_changes_with_one_label():
+    private = load(1)
+    labels = private.test.y_S.copy()
+    labels[0] = (labels[0] + 1) % 10
+    changed = dataclasses.replace(private, test=LabelledSamples(private.test.x_S, labels))
+    assert digest_private(changed) != digest_private(private)
+
+
+def test_fitting_data_passes(spec):
+    check_private(load(1), spec, num_classes=10)
+
+
+@pytest.mark.parametrize("change", [{"sample_shape": (8, 9)}, {"dtype": "float32"}])
+def test_samples_of_another_kind_are_refused(spec, change):
+    with pytest.raises(DataError, match=r"node-0001: expected samples .* got \(8, 8\) of uint8"):
+        check_private(load(1), dataclasses.replace(spec, **change), num_classes=10)
+
+
+@pytest.mark.parametrize("part", ["train", "validation", "test"])
+def test_a_class_that_the_coordinator_does_not_know_is_refused(spec, part):
+    private = load(1)
+    samples = getattr(private, part)
+    labels = samples.y_S.copy()
+    labels[0] = 10
+    changed = dataclasses.replace(private, **{part: LabelledSamples(samples.x_S, labels)})
+    with pytest.raises(DataError, match="node-0001: expected classes below 10, got 10"):
+        check_private(changed, spec, num_classes=10)

@@ -1,0 +1,125 @@
+"""Static quantisation of a student that has learnt something."""
+
+import numpy as np
+import onnx
+import pytest
+
+from common.compressors import fold_constants, quantise_static
+from common.errors import FedStillError
+from common.models import build_model
+from common.onnx_export import strip_metadata, trace_model
+from common.runtime import open_session, predict_probabilities
+from common.training import predict_logits
+
+
+def run(proto, x):
+    return predict_probabilities(open_session(proto.SerializeToString()), x)
+
+
+def serialise(proto):
+    strip_metadata(proto)
+    return proto.SerializeToString(deterministic=True)
+
+
+@pytest.fixture(scope="module")
+def traced(digits_cnn):
+    return trace_model(digits_cnn.model, digits_cnn.spec)
+
+
+@pytest.fixture(scope="module")
+def calibration(digits_cnn):
+    return digits_cnn.dataset.x_train[:128]
+
+
+@pytest.fixture(scope="module")
+def folded(traced):
+    return fold_constants(traced)
+
+
+@pytest.fixture(scope="module")
+def quantised(folded, calibration):
+    return quantise_static(folded, calibration)
+
+
+def test_the_student_has_learnt(digits_cnn):
+    x, y = digits_cnn.dataset.x_test, digits_cnn.dataset.y_test
+    assert (predict_logits(digits_cnn.model, x).argmax(1) == y).mean() > 0.93
+
+
+def test_folding_changes_no_prediction(traced, folded, digits_cnn):
+    x = digits_cnn.dataset.x_test
+    np.testing.assert_allclose(run(folded, x), run(traced, x), atol=1e-5)
+
+
+def test_folding_drops_nodes(traced, folded):
+    assert len(folded.graph.node) <= len(traced.graph.node)
+
+
+def test_quantised_predictions_agree_with_the_floats(folded, quantised, digits_cnn):
+    x = digits_cnn.dataset.x_test
+    assert (run(quantised, x).argmax(1) == run(folded, x).argmax(1)).mean() >= 0.95
+
+
+def test_quantised_accuracy_stays_within_two_points(folded, quantised, digits_cnn):
+    x, y = digits_cnn.dataset.x_test, digits_cnn.dataset.y_test
+    assert (run(quantised, x).argmax(1) == y).mean() >= (run(folded, x).argmax(1) == y).mean() - 0.02
+
+
+def test_a_larger_model_shrinks_to_a_third(digits_cnn, calibration):
+    model = build_model("mlp-large", digits_cnn.spec, num_classes=10)
+    folded = fold_constants(trace_model(model, digits_cnn.spec))
+    assert len(serialise(quantise_static(folded, calibration))) < len(serialise(folded)) / 3
+
+
+def test_a_tiny_model_shrinks(folded, quantised):
+    assert len(serialise(quantised)) < len(serialise(folded))
+
+
+def test_the_same_input_gives_the_same_bytes(traced, calibration):
+    first, second = (serialise(quantise_static(fold_constants(traced), calibration)) for _ in range(2))
+    assert first == second
+
+
+def test_the_input_model_is_left_untouched(traced, calibration):
+    folded = fold_constants(traced)
+    before = folded.SerializeToString(deterministic=True)
+    quantise_static(folded, calibration)
+    assert folded.SerializeToString(deterministic=True) == before
+
+
+def test_weights_are_signed_bytes_per_channel(quantised):
+    weights = [
+        tensor
+        for tensor in quantised.graph.initializer
+        if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) == 4
+    ]
+    scales = {tensor.name: tuple(tensor.dims) for tensor in quantised.graph.initializer}
+    assert len(weights) == 2
+    assert all(scales[tensor.name.replace("_quantized", "_scale")] == (tensor.dims[0],) for tensor in weights)
+
+
+def test_normalisation_stays_in_floats(quantised):
+    made_by = {output: node for node in quantised.graph.node for output in node.output}
+    before = []
+    for node in quantised.graph.node:
+        if node.op_type == "QuantizeLinear":
+            break
+        before.append(node.op_type)
+    assert {"Cast", "Mul", "Add"} <= set(before)
+    normalising = [node for node in quantised.graph.node if node.op_type in ("Mul", "Add")]
+    feeding = [made_by[name].op_type for node in normalising for name in node.input if name in made_by]
+    assert "DequantizeLinear" not in feeding
+
+
+def test_nothing_to_calibrate_with_is_an_error(folded, calibration):
+    with pytest.raises(FedStillError, match="needs samples to calibrate with, got none"):
+        quantise_static(folded, calibration[:0])
+
+
+def test_quantising_is_silent(folded, calibration, capfd, caplog):
+    quantise_static(folded, calibration)
+    assert (*capfd.readouterr(), caplog.text) == ("", "", "")
+
+
+def test_one_sample_is_enough_to_calibrate(folded, calibration, digits_cnn):
+    assert np.isfinite(run(quantise_static(folded, calibration[:1]), digits_cnn.dataset.x_test)).all()

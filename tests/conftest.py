@@ -1,0 +1,47 @@
+"""What all tests share: a home of their own, and a federation that takes seconds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from common.config import Config, load_config
+
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+
+QUICK = (
+    "teacher.num_epochs=6",
+    "distill.num_epochs=4",
+    "federation.num_nodes=4",
+    "federation.num_rounds=2",
+    "teacher.num_threads=1",
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keeps label caches and node stores of tests out of the user's."""
+    home = tmp_path_factory.mktemp("home")
+    previous = os.environ.get("FEDSTILL_HOME")
+    os.environ["FEDSTILL_HOME"] = str(home)
+    yield home
+    if previous is None:
+        os.environ.pop("FEDSTILL_HOME")
+    else:
+        os.environ["FEDSTILL_HOME"] = previous
+
+
+@pytest.fixture(scope="session")
+def quick_config() -> Config:
+    """Digits, four nodes, two short rounds."""
+    return load_config(overrides=QUICK)
+
+
+@pytest.fixture(scope="session")
+def quick_overrides() -> list[str]:
+    """The same as arguments of the command line."""
+    return [argument for item in QUICK for argument in ("--set", item)]

@@ -1,0 +1,73 @@
+from dataclasses import replace
+
+from server.grids.mailroom import Job, Mailroom
+
+
+def job(node_id, name=""):
+    return Job(message_id=name or f"m{node_id}", node_id=node_id, data=b"", expires_at=0.0)
+
+
+def filled(num_hosts, node_ids):
+    mail = Mailroom(num_hosts)
+    for node_id in node_ids:
+        mail.put(job(node_id))
+    return mail
+
+
+def nodes(jobs):
+    return [job.node_id for job in jobs]
+
+
+def test_host_takes_its_own_nodes_first():
+    mail = filled(2, range(1, 7))
+    assert [nodes(mail.take(1)) for _ in range(3)] == [[2], [4], [6]]
+
+
+def test_idle_host_helps_out_from_the_far_end():
+    mail = filled(2, [1, 3, 5])
+    assert nodes(mail.take(1)) == [5]
+
+
+def test_node_stays_where_it_went():
+    mail = filled(2, [1])
+    mail.take(1)
+    mail.done(1)
+    assert mail.put(job(1)) == 1
+
+
+def test_nothing_waits():
+    assert Mailroom(2).take(0, at_most=8) == []
+
+
+def test_batch_is_no_more_than_a_fair_share():
+    mail = filled(2, range(1, 11))
+    assert nodes(mail.take(0, at_most=32)) == [1, 3, 5, 7, 9]
+
+
+def test_node_with_a_message_in_hand_is_not_given_out():
+    mail = Mailroom(2)
+    mail.put(job(1, "first"))
+    mail.put(job(1, "second"))
+    assert [job.message_id for job in mail.take(0)] == ["first"]
+    assert mail.take(1) == []
+    mail.done(1)
+    assert [job.message_id for job in mail.take(1)] == ["second"]
+
+
+def test_message_put_back_comes_before_later_ones_of_its_node():
+    mail = Mailroom(1)
+    mail.put(job(1, "first"))
+    [first] = mail.take(0)
+    mail.put(job(1, "second"))
+    mail.put_back(first)
+    assert [job.message_id for job in mail.take(0)] == ["first"]
+    mail.done(1)
+    assert [job.message_id for job in mail.take(0)] == ["second"]
+
+
+def test_message_that_travels_alone_shares_no_batch():
+    mail = filled(1, [1, 2, 3])
+    taken = mail.take(0, at_most=3)
+    for each in reversed(taken):
+        mail.put_back(replace(each, travels_alone=each.node_id == 2))
+    assert [nodes(mail.take(0, at_most=3)) for _ in range(3)] == [[1], [2], [3]]

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.scoring import calibration_error, measure_accuracy, write_predictions
+
+
+def test_accuracy_counts_matches() -> None:
+    assert measure_accuracy(np.array([0, 1, 2, 2]), np.array([0, 1, 1, 2])) == 0.75
+
+
+def test_calibration_error_of_a_hand_computed_case() -> None:
+    # Bins of 0.5: one holds {0.4 right, 0.2 wrong}, the other {0.9 right, 0.7 right}.
+    predicted, true = np.array([0, 0, 0, 0]), np.array([0, 1, 0, 0])
+    confidence = np.array([0.4, 0.2, 0.9, 0.7])
+    expected = 0.5 * abs(0.5 - 0.3) + 0.5 * abs(1.0 - 0.8)
+    assert calibration_error(predicted, confidence, true, num_bins=2) == pytest.approx(expected)
+
+
+def test_calibration_error_is_zero_for_certain_and_right() -> None:
+    classes = np.arange(10)
+    assert calibration_error(classes, np.ones(10), classes) == 0
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 4), st.integers(0, 4), st.floats(0, 1, allow_nan=False)),
+        min_size=1,
+        max_size=50,
+    )
+)
+def test_calibration_error_is_a_ratio(rows: list[tuple[int, int, float]]) -> None:
+    predicted, true, confidence = (np.array(column) for column in zip(*rows, strict=True))
+    assert 0 <= calibration_error(predicted, confidence, true) <= 1
+
+
+def test_predictions_are_read_back_without_pickle(tmp_path: Path) -> None:
+    path = tmp_path / "nodes" / "predictions.npy"
+    write_predictions(path, np.array([1, 2]), np.array([0.5, 0.25]), np.array([1, 1]))
+    table = np.load(path, allow_pickle=False)
+    assert table["class"].tolist() == [1, 2]
+    assert table["confidence"].tolist() == [0.5, 0.25]
+    assert table["fp32_class"].tolist() == [1, 1]

@@ -1,0 +1,263 @@
+"""FedDistill closes rounds at quorum or deadline and never mixes in what is late or wrong."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from common.config import Config, flatten, load_config
+from common.errors import RunError
+from common.models import InputSpec
+from common.wire import pack, predictions_to_proto, unpack
+from protos.fedstill.v1 import fleet_pb2
+from server.checkpoints import FederationState
+from server.events import Event, NodeReported, ReplyDropped, RoundClosed
+from server.grids import LocalGrid
+from server.publication import Publication
+from server.scoring import Truth
+from server.strategy import FedDistill
+
+NUM_SAMPLES, NUM_CLASSES = 10, 4
+SPEC = InputSpec("image", (8, 8), "uint8", "HW", 1.0, (0.0,), (1.0,))
+Change = Callable[[fleet_pb2.TaskResponse, fleet_pb2.TaskRequest], None]
+
+
+def answering_app(change: Change | None = None, *, num_correct: int = 8) -> ClientApp:
+    """A node that answers at once, its artefact right on `num_correct` of ten samples."""
+    app = ClientApp()
+
+    @app.query()
+    def hello(message: Message, context: Context) -> Message:
+        name = f"node-{int(context.node_config['partition-id']):04d}"
+        return Message(pack(fleet_pb2.HelloResponse(node_id=name, num_train_samples=5)), reply_to=message)
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        task = unpack(message.content, fleet_pb2.TaskRequest)
+        probabilities = np.full((NUM_SAMPLES, NUM_CLASSES), 0.1, np.float32)
+        probabilities[np.arange(NUM_SAMPLES), (np.arange(NUM_SAMPLES) >= num_correct).astype(int)] = 0.7
+        predictions = predictions_to_proto(probabilities)
+        response = fleet_pb2.TaskResponse(
+            run_id=task.run_id,
+            round=task.round,
+            node_id=f"node-{int(context.node_config['partition-id']):04d}",
+            evaluation=predictions,
+            evaluation_fp32=predictions,
+            validation=predictions,
+            model=fleet_pb2.ModelFacts(num_parameters=10, fp32_bytes=40, artefact_bytes=30),
+        )
+        if change is not None:
+            change(response, task)
+        return Message(pack(response), reply_to=message)
+
+    return app
+
+
+def federate(
+    app: ClientApp,
+    *overrides: str,
+    teacher_accuracy: float | None = None,
+    state: FederationState | None = None,
+) -> tuple[FedDistill, LocalGrid, list[Event]]:
+    config: Config = load_config(overrides=["federation.num_nodes=4", "federation.num_rounds=2", *overrides])
+    events: list[Event] = []
+    zeros = np.zeros(NUM_SAMPLES, np.int64)
+    strategy = FedDistill(
+        config,
+        Publication(
+            "127.0.0.1:1",
+            SPEC,
+            ("a", "b", "c", "d"),
+            (),
+            b"\1" * 32,
+            b"\2" * 32,
+            array_bytes={"01" * 32: 100, "02" * 32: 50},
+        ),
+        Truth(zeros, zeros, NUM_CLASSES, teacher_validation_accuracy=teacher_accuracy),
+        state=state or FederationState(run_id="run"),
+        num_public=32,
+        observe=events.append,
+    )
+    return strategy, LocalGrid(app, num_nodes=4, run_config=flatten(config)), events
+
+
+def dropped(events: list[Event]) -> list[ReplyDropped]:
+    return [event for event in events if isinstance(event, ReplyDropped)]
+
+
+def test_every_round_reaches_every_node() -> None:
+    strategy, grid, events = federate(answering_app())
+    strategy.start(grid)
+    assert [event.num_replied for event in events if isinstance(event, RoundClosed)] == [4, 4]
+    assert [node.base_round for node in strategy.state.nodes.values()] == [2, 2, 2, 2]
+
+
+def test_accuracy_is_counted_from_predictions_by_the_coordinator() -> None:
+    strategy, grid, _ = federate(answering_app(num_correct=7))
+    strategy.start(grid)
+    assert strategy.state.rounds[-1]["accuracy_mean"] == pytest.approx(0.7)
+
+
+def test_result_holds_the_figures_of_each_round() -> None:
+    strategy, grid, _ = federate(answering_app())
+    result = strategy.start(grid)
+    assert result.train_metrics_clientapp[2]["accuracy_mean"] == pytest.approx(0.8)
+
+
+def test_round_closes_at_quorum_and_late_replies_are_counted_not_mixed_in() -> None:
+    strategy, grid, events = federate(answering_app(), "federation.quorum=0.5")
+    strategy.start(grid)
+    closed = [event for event in events if isinstance(event, RoundClosed)]
+    assert [event.num_replied for event in closed] == [2, 1]  # two of four are still busy in round 2
+    late = [event for event in dropped(events) if event.reason == "late"]
+    assert {event.round for event in late} == {1}
+    reported = [(event.round, event.node_id) for event in events if isinstance(event, NodeReported)]
+    assert len(reported) == len(set(reported)) == 3
+
+
+def test_busy_nodes_are_not_sampled_again() -> None:
+    strategy, grid, events = federate(answering_app(), "federation.quorum=0.5")
+    strategy.start(grid)
+    first, second = (
+        [e.node_id for e in events if isinstance(e, NodeReported) and e.round == r] for r in (1, 2)
+    )
+    assert set(second) <= set(first)
+
+
+def test_round_closes_at_its_deadline_with_whoever_answered() -> None:
+    def slow(response: fleet_pb2.TaskResponse, task: fleet_pb2.TaskRequest) -> None:
+        time.sleep(0.25)
+
+    strategy, grid, events = federate(
+        answering_app(slow), "federation.deadline_seconds=0.4", "federation.num_rounds=1"
+    )
+    strategy.start(grid)
+    (closed,) = [event for event in events if isinstance(event, RoundClosed)]
+    assert 1 <= closed.num_replied < 4
+    assert closed.num_dropped == 4 - closed.num_replied
+
+
+def misbehave(node: str, change: Change) -> Change:
+    def apply(response: fleet_pb2.TaskResponse, task: fleet_pb2.TaskRequest) -> None:
+        if response.node_id == node:
+            change(response, task)
+
+    return apply
+
+
+def wrong_round(response: fleet_pb2.TaskResponse, task: fleet_pb2.TaskRequest) -> None:
+    response.round = task.round - 1
+
+
+def wrong_name(response: fleet_pb2.TaskResponse, task: fleet_pb2.TaskRequest) -> None:
+    response.node_id = "node-0003"
+
+
+def short_predictions(response: fleet_pb2.TaskResponse, task: fleet_pb2.TaskRequest) -> None:
+    response.evaluation.classes = b"\0\0"
+
+
+def impossible_class(response: fleet_pb2.TaskResponse, task: fleet_pb2.TaskRequest) -> None:
+    response.evaluation.classes = b"\xff\xff" * NUM_SAMPLES
+
+
+def impossible_confidence(response: fleet_pb2.TaskResponse, task: fleet_pb2.TaskRequest) -> None:
+    response.evaluation.confidences = np.full(NUM_SAMPLES, np.nan, "<f2").tobytes()
+
+
+def crash(response: fleet_pb2.TaskResponse, task: fleet_pb2.TaskRequest) -> None:
+    raise ValueError("out of paper")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (wrong_round, "late"),
+        (wrong_name, "refused"),
+        (short_predictions, "refused"),
+        (impossible_class, "refused"),
+        (impossible_confidence, "refused"),
+        (crash, "error"),
+    ],
+)
+def test_bad_answer_is_dropped_with_its_reason_and_the_others_count(change: Change, reason: str) -> None:
+    app = answering_app(misbehave("node-0001", change))
+    strategy, grid, events = federate(app, "federation.num_rounds=1")
+    strategy.start(grid)
+    assert [(event.node_id, event.reason) for event in dropped(events)] == [("node-0001", reason)]
+    assert [line["node_id"] for line in strategy.state.rounds[0]["nodes"]] == [
+        "node-0000",
+        "node-0002",
+        "node-0003",
+    ]
+    assert strategy.state.nodes["node-0001"].base_round == 0
+
+
+def test_round_without_any_good_answer_ends_the_run_with_the_reason() -> None:
+    strategy, grid, _ = federate(answering_app(crash))
+    with pytest.raises(RunError, match="out of paper"):
+        strategy.start(grid)
+
+
+def test_it_stops_when_students_are_near_the_teacher() -> None:
+    strategy, grid, _ = federate(answering_app(), "federation.target_gap=0.05", teacher_accuracy=0.84)
+    strategy.start(grid)
+    assert strategy.state.round == 1
+    assert "within 0.05 of the teacher" in strategy.state.stopped_because
+
+
+def test_it_goes_on_while_students_are_far_from_the_teacher() -> None:
+    strategy, grid, _ = federate(answering_app(), "federation.target_gap=0.05", teacher_accuracy=0.99)
+    strategy.start(grid)
+    assert strategy.state.round == 2
+
+
+def test_sample_fraction_draws_the_same_nodes_for_the_same_seed() -> None:
+    drawn = []
+    for _ in range(2):
+        strategy, grid, events = federate(answering_app(), "federation.sample_fraction=0.5")
+        strategy.start(grid)
+        drawn.append([(event.round, event.node_id) for event in events if isinstance(event, NodeReported)])
+    assert drawn[0] == drawn[1]
+    assert len(drawn[0]) == 4
+
+
+def test_arrays_count_once_per_node_over_rounds() -> None:
+    strategy, grid, _ = federate(answering_app())
+    strategy.start(grid)
+    first, second = (line["nodes"][0]["evaluation_bytes"] for line in strategy.state.rounds)
+    assert first - second == 150
+
+
+def test_resumed_state_goes_on_after_its_last_round() -> None:
+    strategy, grid, _ = federate(answering_app(), "federation.num_rounds=1")
+    strategy.start(grid)
+    again, grid, events = federate(
+        answering_app(), state=strategy.state.model_copy(update={"stopped_because": ""})
+    )
+    again.start(grid)
+    assert [event.round for event in events if isinstance(event, RoundClosed)] == [2]
+
+
+def test_missing_nodes_end_the_wait_with_their_number() -> None:
+    strategy, _, _ = federate(answering_app(), "federation.wait_seconds=0.3")
+    few = LocalGrid(answering_app(), num_nodes=2, run_config={})
+    with pytest.raises(RunError, match="expected 4 nodes, 2 introduced themselves"):
+        strategy.start(few)
+
+
+def test_it_runs_in_the_loop_of_flowers_own_strategy(tmp_path: Path) -> None:
+    from flwr.app import ArrayRecord, ConfigRecord
+
+    strategy, grid, _ = federate(answering_app())
+    messages = strategy.configure_train(1, ArrayRecord(), ConfigRecord(), grid)
+    arrays, metrics = strategy.aggregate_train(1, grid.send_and_receive(messages, timeout=10))
+    assert arrays is None
+    assert metrics is not None
+    assert metrics["num_replied"] == 4

@@ -1,0 +1,40 @@
+"""The house's rules: who may import whom, and what a device has to install."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_import_contracts_hold() -> None:
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def run_blocked(statement: str, blocked: list[str]) -> subprocess.CompletedProcess[str]:
+    code = f"import sys\nfor name in {blocked!r}:\n    sys.modules[name] = None\n{statement}"
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("module", ["clients.app", "clients.tasks", "clients.labels", "common.training"])
+def test_nodes_run_without_the_servers_extra(module: str) -> None:
+    done = run_blocked(f"import {module}", ["ray", "prometheus_client", "matplotlib", "sklearn", "mlxtend"])
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("module", ["clients.predict", "clients.cli"])
+def test_predict_runs_on_the_base_install(module: str) -> None:
+    heavy = ["torch", "flwr", "grpc", "google.protobuf", "onnx", "ray", "sklearn", "mlxtend", "safetensors"]
+    done = run_blocked(f"import {module}", heavy)
+    assert done.returncode == 0, done.stderr
+
+
+def test_reading_the_configuration_takes_no_torch() -> None:
+    done = run_blocked("import server.cli, common.config", ["torch", "ray"])
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,41 @@
+"""Generated files are what their sources would generate now."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from protos.generate import ROOT, generate
+from server.generate import PYPROJECT, pyproject_with_config
+from server.summary import SCHEMA_PATH, json_schema
+
+
+def test_flower_config_in_pyproject_is_the_schemas() -> None:
+    text = PYPROJECT.read_text(encoding="utf-8")
+    assert pyproject_with_config(text) == text, "run `make generate`"
+
+
+def test_flower_config_holds_scalars_only() -> None:
+    table = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["tool"]["flwr"]["app"]["config"]
+    assert table
+    assert all(isinstance(value, bool | int | float | str) for value in table.values())
+
+
+def test_summary_schema_is_the_models() -> None:
+    assert SCHEMA_PATH.read_text(encoding="utf-8") == json_schema(), "run `make generate`"
+
+
+def test_protobuf_code_is_the_protos(tmp_path: Path) -> None:
+    generate(tmp_path)
+    fresh = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*.py*"))
+    assert fresh
+    for path in fresh:
+        assert (ROOT / path).read_bytes() == (tmp_path / path).read_bytes(), f"{path}: run `make generate`"
+
+
+@pytest.mark.parametrize("name", ["labels_pb2_grpc.py", "fleet_pb2.pyi"])
+def test_generation_writes_services_and_stubs(tmp_path: Path, name: str) -> None:
+    generate(tmp_path)
+    assert (tmp_path / "protos" / "fedstill" / "v1" / name).exists()
