@@ -10,10 +10,11 @@ CPU and is warmed up; figures are medians of rounds of one run on one machine:
   is the median over pairs of rounds;
 - *Flower*: `grid.send_and_receive` inside a ServerApp under `run_simulation`.
 
-Expected before measuring: RayGrid at most 3 times bare Ray (it makes and parses two
-messages per node, about 0.3 ms of CPU where a bare call takes 0.2; batches share the
-calls' own cost), and at most 1/15 of Flower at 1,000 nodes, whose scan of its
-messages grows with their square.
+Expected: RayGrid at most 3 times bare Ray, and at most 1/15 of Flower at 1,000 nodes,
+whose scan of its messages grows with their square. It makes and parses four Flower
+messages per node, about 0.2 ms of CPU where a bare call takes as much in all. Sent one
+by one, each message also waited for two hops, 3 times bare Ray on idle cores and up to
+8 on busy ones; hence the batches.
 """
 
 from __future__ import annotations

@@ -51,6 +51,7 @@ def hello(message: Message, context: Context) -> Message:
         reply.num_test_samples = len(node.private.test)
         reply.private_digest = digest_private(node.private)
         reply.group = node.private.group
+        reply.num_partitions = int(context.node_config.get("num-partitions", 0))
     return Message(pack(reply), reply_to=message)
 
 

@@ -66,6 +66,8 @@ class Fleet:
             RunError: Fewer nodes came in time, one refused, or two share a name.
         """
 
+        wanted = {"nodes": num_nodes}  # fewer where the whole grid is smaller, as Flower's simulation can be
+
         def welcome(flower_id: int, reply: Message) -> None:
             if reply.has_error():
                 raise RunError(f"a node refused the run: {explain_error(reply)[1]}")
@@ -74,6 +76,8 @@ class Fleet:
                 return  # Flower's simulation may have more nodes than this federation
             if hello.node_id in self.flower_ids:
                 raise RunError(f"two nodes call themselves {hello.node_id}; give each a partition of its own")
+            if 0 < hello.num_partitions < wanted["nodes"]:
+                wanted["nodes"] = hello.num_partitions
             self.flower_ids[hello.node_id] = flower_id
             self._names[flower_id] = hello.node_id
             on_hello(hello)
@@ -81,7 +85,7 @@ class Fleet:
         end = time.monotonic() + wait_seconds
         request = fleet_pb2.HelloRequest(run_id=self.run_id, version=metadata.version("fedstill"))
         asked: set[int] = set()
-        while len(self.flower_ids) < num_nodes and time.monotonic() < end:
+        while len(self.flower_ids) < wanted["nodes"] and time.monotonic() < end:
             fresh = sorted(set(grid.get_node_ids()) - asked)
             if not fresh:
                 time.sleep(0.1)
@@ -99,7 +103,7 @@ class Fleet:
                 on_reply=welcome,
                 on_late=self.drop_late,
             )
-        if len(self.flower_ids) < num_nodes:
+        if len(self.flower_ids) < wanted["nodes"]:
             raise RunError(
                 f"expected {num_nodes} nodes, {len(self.flower_ids)} introduced themselves within"
                 f" {wait_seconds:g} s; start the others or raise federation.wait_seconds"

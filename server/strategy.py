@@ -94,6 +94,13 @@ class FedDistill(Strategy):
             wait_seconds=self.config.federation.wait_seconds,
             on_hello=self._welcome,
         )
+        if (num_here := len(self.fleet.flower_ids)) < self.config.federation.num_nodes:
+            self._observe(
+                Warned(
+                    f"the grid has {num_here} nodes, federation.num_nodes asks for"
+                    f" {self.config.federation.num_nodes}: the other partitions stay unused"
+                )
+            )
 
     def _welcome(self, hello: fleet_pb2.HelloResponse) -> None:
         if not hello.num_train_samples:
@@ -133,6 +140,8 @@ class FedDistill(Strategy):
                 pack(self._task(node_id, server_round)),
                 self.fleet.flower_ids[node_id],
                 "train",
+                # A task that still waits at the deadline is not worth beginning.
+                ttl=self.config.federation.deadline_seconds or None,
                 group_id=str(server_round),
             )
             for node_id in self._sample(server_round)

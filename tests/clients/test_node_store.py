@@ -75,12 +75,16 @@ def test_a_round_redone_replaces_the_whole_folder(store):
     assert load(store, 1) == (True, 7.0)
 
 
+def crash(folder, error):
+    save_weights(build(9), folder / "student.safetensors")
+    raise error
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_a_crash_leaves_the_old_rounds_and_no_staging_folder(store, error):
     write(store, 1, base_round=0)
     with pytest.raises(error), store.write_round(1, base_round=0) as folder:
-        save_weights(build(9), folder / "student.safetensors")
-        raise error
+        crash(folder, error)
     assert names(store) == ["round-00001"]
     assert load(store, 1) == (True, 1.0)
 

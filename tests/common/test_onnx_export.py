@@ -1,4 +1,4 @@
-"""Traced graphs compute what torch computes, carry other weights on demand, and tell nothing of this machine."""
+"""Traced graphs compute what torch computes, carry other weights on demand, and do not name their host."""
 
 from pathlib import Path
 

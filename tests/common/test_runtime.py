@@ -1,4 +1,4 @@
-"""What describes the host ."""
+"""What describes the host."""
 
 import socket
 

@@ -1,7 +1,7 @@
 """Random streams."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.seeding import stream, stream_seed
@@ -38,6 +38,7 @@ def test_golden_numbers():
     assert stream(0, "partition").integers(1_000_000, size=3).tolist() == [543004, 497806, 133235]
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 2**63 - 1), purpose=st.text(max_size=8), round_number=st.integers(0, 10_000))
 def test_seeds_fit_a_signed_word(seed, purpose, round_number):
     assert 0 <= stream_seed(seed, purpose, round_number=round_number) < 2**63

@@ -1,9 +1,11 @@
 """Protobuf messages inside Flower's records, and what is checked of a node's predictions."""
 
+import contextlib
+
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import ExchangeError
@@ -65,12 +67,11 @@ def test_garbage_is_refused():
         unpack(record(b"\xff\xff\xff"), fleet_pb2.TaskRequest)
 
 
+@settings(deadline=None)
 @given(data=st.binary(max_size=60))
 def test_any_bytes_parse_or_are_refused(data):
-    try:
+    with contextlib.suppress(ExchangeError):
         assert isinstance(unpack(record(data), fleet_pb2.TaskResponse), fleet_pb2.TaskResponse)
-    except ExchangeError:
-        pass
 
 
 def test_an_input_specification_comes_back_exactly():

@@ -15,7 +15,7 @@ class HelloRequest(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
 
 class HelloResponse(_message.Message):
-    __slots__ = ("node_id", "version", "num_train_samples", "num_validation_samples", "num_test_samples", "private_digest", "group")
+    __slots__ = ("node_id", "version", "num_train_samples", "num_validation_samples", "num_test_samples", "private_digest", "group", "num_partitions")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     NUM_TRAIN_SAMPLES_FIELD_NUMBER: _ClassVar[int]
@@ -23,6 +23,7 @@ class HelloResponse(_message.Message):
     NUM_TEST_SAMPLES_FIELD_NUMBER: _ClassVar[int]
     PRIVATE_DIGEST_FIELD_NUMBER: _ClassVar[int]
     GROUP_FIELD_NUMBER: _ClassVar[int]
+    NUM_PARTITIONS_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     version: str
     num_train_samples: int
@@ -30,7 +31,8 @@ class HelloResponse(_message.Message):
     num_test_samples: int
     private_digest: str
     group: str
-    def __init__(self, node_id: _Optional[str] = ..., version: _Optional[str] = ..., num_train_samples: _Optional[int] = ..., num_validation_samples: _Optional[int] = ..., num_test_samples: _Optional[int] = ..., private_digest: _Optional[str] = ..., group: _Optional[str] = ...) -> None: ...
+    num_partitions: int
+    def __init__(self, node_id: _Optional[str] = ..., version: _Optional[str] = ..., num_train_samples: _Optional[int] = ..., num_validation_samples: _Optional[int] = ..., num_test_samples: _Optional[int] = ..., private_digest: _Optional[str] = ..., group: _Optional[str] = ..., num_partitions: _Optional[int] = ...) -> None: ...
 
 class StudentPlan(_message.Message):
     __slots__ = ("model", "width", "bits", "num_calibration")
