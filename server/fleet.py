@@ -65,7 +65,6 @@ class Fleet:
         Raises:
             RunError: Fewer nodes came in time, one refused, or two share a name.
         """
-
         wanted = {"nodes": num_nodes}  # fewer where the whole grid is smaller, as Flower's simulation can be
 
         def welcome(flower_id: int, reply: Message) -> None:

@@ -54,7 +54,9 @@ def test_ray_grid_and_local_grid_end_the_same(
     assert process.returncode == 0, errors
     summary = json.loads(output)
     assert comparable(tmp_path / "ray") == comparable(tmp_path / "local")
-    assert [node["artefact_digest"] for node in summary["nodes"]] == [node.artefact_digest for node in local.nodes]
+    assert [node["artefact_digest"] for node in summary["nodes"]] == [
+        node.artefact_digest for node in local.nodes
+    ]
 
 
 def test_interrupt_ends_with_130_leaves_no_process_and_can_be_resumed(
