@@ -83,6 +83,8 @@ def swap_weights(traced: onnx.ModelProto, model: nn.Module) -> onnx.ModelProto:
     proto.CopyFrom(traced)
     initialisers = {tensor.name: tensor for tensor in proto.graph.initializer}
     for name, value in model.state_dict().items():
+        if name.endswith("num_batches_tracked"):  # batch normalisation counts steps, and only in training
+            continue
         tensor = initialisers.get(name)
         if tensor is None or tuple(tensor.dims) != tuple(value.shape):
             found = "nothing" if tensor is None else str(tuple(tensor.dims))

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from onnx import numpy_helper
 from onnxruntime import GraphOptimizationLevel, InferenceSession, SessionOptions
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
@@ -44,7 +45,8 @@ def quantise_static(model: onnx.ModelProto, calibration_S: np.ndarray) -> onnx.M
 
     Returns:
         The quantised graph in QDQ form; the first layers, which normalise raw
-        samples, stay in floats.
+        samples, stay in floats. Embeddings and the weights of recurrent layers are
+        stored in 8 bits but computed with in floats: that makes them smaller, not faster.
 
     Raises:
         FedStillError: There is nothing to calibrate with.
@@ -66,7 +68,62 @@ def quantise_static(model: onnx.ModelProto, calibration_S: np.ndarray) -> onnx.M
             weight_type=QuantType.QInt8,
             per_channel=True,
         )
-        return onnx.load(quantised)
+        return _store_tables_as_int8(onnx.load(quantised))
+
+
+def _store_tables_as_int8(model: onnx.ModelProto) -> onnx.ModelProto:
+    graph = model.graph
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        if node.op_type == "Gather" and _is_table(tensors.get(node.input[0]), least_values=256):
+            # One range per column of the table: rows are fetched in 8 bits, then brought to floats.
+            _replace_by_int8(graph, tensors.pop(node.input[0]), axis=1)
+            narrow, wide = f"{node.output[0]}_int8", node.output[0]
+            node.input[0], node.output[0] = f"{node.input[0]}_int8", narrow
+            nodes += [node, _dequantise(narrow, wide, name=node.input[0].removesuffix("_int8"), axis=-1)]
+            continue
+        if node.op_type in ("GRU", "LSTM"):
+            for place in (1, 2):
+                name = node.input[place]
+                if name in tensors:
+                    _replace_by_int8(graph, tensors.pop(name), axis=1)
+                    nodes.append(_dequantise(f"{name}_int8", name, name=name, axis=1))
+        nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return model
+
+
+def _is_table(tensor: onnx.TensorProto | None, *, least_values: int) -> bool:
+    return (
+        tensor is not None
+        and tensor.data_type == onnx.TensorProto.FLOAT
+        and len(tensor.dims) == 2
+        and int(np.prod(tensor.dims)) >= least_values
+    )
+
+
+def _replace_by_int8(graph: onnx.GraphProto, tensor: onnx.TensorProto, *, axis: int) -> None:
+    values = numpy_helper.to_array(tensor)
+    others = tuple(index for index in range(values.ndim) if index != axis)
+    largest = np.abs(values).max(axis=others)
+    scale = np.where(largest > 0, largest / 127, 1.0).astype(np.float32)
+    shaped = scale.reshape([-1 if index == axis else 1 for index in range(values.ndim)])
+    narrow = np.clip(np.rint(values / shaped), -127, 127).astype(np.int8)
+    graph.initializer.remove(tensor)
+    graph.initializer.extend(
+        [
+            numpy_helper.from_array(narrow, f"{tensor.name}_int8"),
+            numpy_helper.from_array(scale, f"{tensor.name}_scale"),
+            numpy_helper.from_array(np.zeros(scale.shape, np.int8), f"{tensor.name}_zero"),
+        ]
+    )
+
+
+def _dequantise(narrow: str, wide: str, *, name: str, axis: int) -> onnx.NodeProto:
+    inputs = [narrow, f"{name}_scale", f"{name}_zero"]
+    return onnx.helper.make_node("DequantizeLinear", inputs, [wide], name=f"{wide}_wide", axis=axis)
 
 
 def fold_constants(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -77,8 +134,30 @@ def fold_constants(model: onnx.ModelProto) -> onnx.ModelProto:
         options.graph_optimization_level = GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.optimized_model_filepath = str(path)
         options.log_severity_level = 3
-        InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        InferenceSession(
+            _with_known_shapes(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
         return onnx.load(path)
+
+
+def _with_known_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    # ONNX Runtime asks for a tensor's shape in every run if its batch is open, even where only
+    # the fixed axes are asked for; what hangs on it, as a recurrent layer's weights, stays unfolded.
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    shapes = {
+        value.name: [axis.dim_value for axis in value.type.tensor_type.shape.dim]
+        for value in inferred.graph.value_info
+    }
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(model)
+    graph = fixed.graph
+    for node in [node for node in graph.node if node.op_type == "Shape"]:
+        bounds = {attribute.name: attribute.i for attribute in node.attribute}
+        axes = shapes.get(node.input[0], [])[bounds.get("start", 0) : bounds.get("end")]
+        if axes and all(axes):
+            graph.node.remove(node)
+            graph.initializer.append(numpy_helper.from_array(np.array(axes, np.int64), node.output[0]))
+    return fixed
 
 
 def _preprocessing_nodes(model: onnx.ModelProto) -> list[str]:

@@ -1,17 +1,19 @@
 """Data that a user brings: readers, built-in sets, and who holds what."""
 
 from common.datasets.builtin import BUILTIN, Loader
-from common.datasets.load import load_dataset, read_samples
-from common.datasets.records import Dataset, Partition, Samples, Splits
+from common.datasets.load import absolute_source, load_dataset, read_samples
+from common.datasets.records import RAW_TASKS, Dataset, Partition, Samples, Splits
 from common.datasets.splits import split_dataset
 
 __all__ = [
     "BUILTIN",
+    "RAW_TASKS",
     "Dataset",
     "Loader",
     "Partition",
     "Samples",
     "Splits",
+    "absolute_source",
     "load_dataset",
     "read_samples",
     "split_dataset",

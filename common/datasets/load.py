@@ -6,6 +6,7 @@ import difflib
 import math
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from common.datasets.builtin import BUILTIN
 from common.datasets.draws import complement, draw_groups, draw_stratified
 from common.datasets.paths import read_path
 from common.datasets.reading import strip_suffixes
-from common.datasets.records import Array, Content, Dataset, Part, ReadOptions, Samples
+from common.datasets.records import RAW_TASKS, Array, Content, Dataset, Part, ReadOptions, Samples
 from common.datasets.values import (
     cast_samples,
     check_samples,
@@ -50,14 +51,10 @@ def load_dataset(config: DataConfig, *, seed: int) -> Dataset:
             raise DataError(f"data.group_column {config.group_column!r}: {origin} has no groups")
     else:
         path = _find_path(origin)
-        content = read_path(path, ReadOptions(config.label_column, config.group_column))
+        content = read_path(path, ReadOptions(config.label_column, config.group_column, task=config.task))
         name = strip_suffixes(path.resolve()) if path.is_file() else path.resolve().name
         _refuse_lost_groups(content, config)
     train, test = _both_parts(content, origin=origin, seed=seed, test_fraction=config.test_fraction)
-    if train.x.shape[1:] != test.x.shape[1:]:
-        raise DataError(
-            f"{origin}: training samples have shape {train.x.shape[1:]}, test samples {test.x.shape[1:]}"
-        )
     (y_train, y_test), class_names = encode_labels(
         [_labels(train, origin=origin), _labels(test, origin=origin)],
         class_names=content.class_names,
@@ -69,15 +66,16 @@ def load_dataset(config: DataConfig, *, seed: int) -> Dataset:
             f"{origin}: all training samples are of one class, {class_names[present[0]]!r};"
             " expected two or more"
         )
-    x_train, x_test = narrow_samples([train.x, test.x], task=config.task, origin=origin)
-    task, layout, shape = resolve_layout(x_train.shape[1:], x_train.dtype, config.task)
+    task, layout, x_train, x_test = _settle_samples(
+        train.x, test.x, asked=config.task, found=content.task, origin=origin
+    )
     return Dataset(
         name=name,
         task=task,
         layout=layout,
-        x_train=np.ascontiguousarray(x_train.reshape(-1, *shape)),
+        x_train=x_train,
         y_train=y_train,
-        x_test=np.ascontiguousarray(x_test.reshape(-1, *shape)),
+        x_test=x_test,
         y_test=y_test,
         class_names=class_names,
         groups_train=train.groups,
@@ -85,6 +83,33 @@ def load_dataset(config: DataConfig, *, seed: int) -> Dataset:
         scale=content.scale,
         feature_names=content.feature_names,
     )
+
+
+def _settle_samples(
+    x_train: Array, x_test: Array, *, asked: str, found: str, origin: str
+) -> tuple[str, str, Array, Array]:
+    if asked not in ("auto", found) and (found or asked in RAW_TASKS):
+        raise DataError(
+            f"data.task = {asked!r}, but {origin} holds {found or 'numbers'}; leave data.task at auto"
+        )
+    if found:
+        return found, "T", x_train, x_test
+    if x_train.shape[1:] != x_test.shape[1:]:
+        raise DataError(
+            f"{origin}: training samples have shape {x_train.shape[1:]}, test samples {x_test.shape[1:]}"
+        )
+    x_train, x_test = narrow_samples([x_train, x_test], task=asked, origin=origin)
+    task, layout, shape = resolve_layout(x_train.shape[1:], x_train.dtype, asked)
+    x_train, x_test = (np.ascontiguousarray(x.reshape(-1, *shape)) for x in (x_train, x_test))
+    return task, layout, x_train, x_test
+
+
+def absolute_source(source: str) -> str:
+    """Makes a path mean the same wherever a node runs; built-in names and missing paths stay as they are."""
+    if source in BUILTIN:
+        return source
+    path = Path(os.path.expandvars(source)).expanduser()
+    return str(path.resolve()) if path.exists() else source
 
 
 def _find_path(source: str) -> Path:
@@ -116,15 +141,16 @@ def _refuse_lost_groups(content: Content, config: DataConfig) -> None:
 def _both_parts(content: Content, *, origin: str, seed: int, test_fraction: float) -> tuple[Part, Part]:
     if content.train is None:
         raise DataError(f"{origin} holds no training part")
-    _check_part(content.train, origin=origin)
+    _check_part(content.train, origin=origin, task=content.task)
     if content.test is not None:
-        _check_part(content.test, origin=f"{origin} (test part)")
+        _check_part(content.test, origin=f"{origin} (test part)", task=content.task)
         return content.train, content.test
     return _cut_test_part(content.train, origin=origin, seed=seed, test_fraction=test_fraction)
 
 
-def _check_part(part: Part, *, origin: str) -> None:
-    check_samples(part.x, origin=origin)
+def _check_part(part: Part, *, origin: str, task: str) -> None:
+    if not task:
+        check_samples(part.x, origin=origin)
     if part.y is not None and len(part.y) != len(part.x):
         raise DataError(f"{origin}: expected one label per sample, got {len(part.y)} for {len(part.x)}")
 
@@ -161,6 +187,7 @@ def read_samples(
     expected_dtype: str | None = None,
     class_names: tuple[str, ...] = (),
     feature_names: tuple[str, ...] = (),
+    task: str = "auto",
     seed: int = 0,
     test_fraction: float = 0.2,
 ) -> Samples:
@@ -176,6 +203,7 @@ def read_samples(
         expected_dtype: Dtype that the model takes. None: as `load_dataset` would choose.
         class_names: Names of the classes, to which labels are mapped.
         feature_names: Columns of a CSV in the model's order; others are left out.
+        task: Kind of samples that the model takes; text and sequences stay as they are.
         seed: Seed of the cut, for a built-in data set.
         test_fraction: Size of the cut, for a built-in data set.
 
@@ -188,14 +216,15 @@ def read_samples(
     if split not in ("test", "train", "all"):
         raise DataError(f"unknown split {split!r}; known: test, train, all")
     origin = str(source)
-    part, content = _read_split(
-        source, split, label_column, feature_names, seed=seed, test_fraction=test_fraction
-    )
-    _check_part(part, origin=origin)
-    x = _fit_shape(part.x, expected_shape, origin=origin)
-    if expected_dtype is None:
+    options = ReadOptions(label_column, feature_names=feature_names, need_labels=False, task=task)
+    part, content = _read_split(source, split, options, seed=seed, test_fraction=test_fraction)
+    _check_part(part, origin=origin, task=content.task)
+    if task != "auto" and content.task != (task if task in RAW_TASKS else ""):
+        raise DataError(f"{origin}: expected {task} samples, got {content.task or 'numbers'}")
+    x = part.x if content.task else _fit_shape(part.x, expected_shape, origin=origin)
+    if not content.task and expected_dtype is None:
         (x,) = narrow_samples([x], task="auto", origin=origin)
-    else:
+    elif not content.task:
         x = cast_samples(x, np.dtype(expected_dtype), origin=origin)
     if part.y is None:
         return Samples(np.ascontiguousarray(x), None)
@@ -209,8 +238,7 @@ def read_samples(
 def _read_split(
     source: Path,
     split: str,
-    label_column: str,
-    feature_names: tuple[str, ...],
+    options: ReadOptions,
     *,
     seed: int,
     test_fraction: float,
@@ -220,13 +248,10 @@ def _read_split(
         content = BUILTIN[origin]()
         if split != "all" and content.train is not None:
             train, test = _cut_test_part(content.train, origin=origin, seed=seed, test_fraction=test_fraction)
-            content = Content(train, test)
+            content = replace(content, train=train, test=test)
     else:
         wanted = frozenset({"train", "test"} if split == "all" else {split})
-        content = read_path(
-            _find_path(origin),
-            ReadOptions(label_column, feature_names=feature_names, need_labels=False, parts=wanted),
-        )
+        content = read_path(_find_path(origin), replace(options, parts=wanted))
     train_part, test_part = content.train, content.test
     if split == "train" and train_part is None:
         raise DataError(f"{origin} has no training part; ask for the split test or all")

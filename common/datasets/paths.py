@@ -13,8 +13,8 @@ from common.datasets.tables import read_table, read_table_pair
 from common.errors import DataError
 
 KINDS = (
-    "an .npz, a .csv[.gz] with numeric columns, or a folder of IDX files, train.csv/test.csv"
-    " or *train*.npz/*test*.npz"
+    "an .npz, a .csv[.gz] with a column text or sequence or numeric ones, or a folder of IDX files,"
+    " train.csv/test.csv or *train*.npz/*test*.npz"
 )
 
 
@@ -72,6 +72,7 @@ def _read_folder(folder: Path, options: ReadOptions) -> Content:
         class_names,
         content.scale,
         content.feature_names,
+        content.task,
     )
 
 

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from common.partitioners import Indices
 
 Array = NDArray[Any]
+# Kinds of samples that are raw text, of which an encoder makes ids.
+RAW_TASKS = ("text", "sequence")
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +21,8 @@ class Dataset:
     """Labelled samples with a training and a test part.
 
     `x_…` has shape (S, *sample_shape) and dtype uint8, int16 or float32, raw as the
-    file has it; a raw value times `scale` is its value in the data's own unit.
+    file has it; a raw value times `scale` is its value in the data's own unit. Text and
+    sequences are object arrays (S,) of str until an encoder has made ids of them.
     `y_…` is int64 in [0, C). `layout` names the axes of one sample: H height, W width,
     C channel, T time, F feature. `groups_…` names the person, site or species of each
     sample, None if unknown. `feature_names` names a CSV's columns in the order of F.
@@ -88,6 +91,8 @@ class Content:
     class_names: tuple[str, ...] = ()
     scale: float = 1.0
     feature_names: tuple[str, ...] = ()
+    task: str = ""
+    """What only the reader can tell: "text" or "sequence"."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,7 @@ class ReadOptions:
 
     `parts` are the parts wanted ("train", "test"), so that a large part that nobody
     asked for stays on disk; a file without a test part of its own is read anyway.
+    `task` is the kind of samples asked for, "auto" where the file decides.
     """
 
     label_column: str = "label"
@@ -103,6 +109,7 @@ class ReadOptions:
     feature_names: tuple[str, ...] = ()
     need_labels: bool = True
     parts: frozenset[str] = frozenset({"train", "test"})
+    task: str = "auto"
 
 
 def read_wanted(

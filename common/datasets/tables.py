@@ -1,4 +1,4 @@
-"""CSV files of numeric columns and a label column."""
+"""CSV files of a label column and numeric columns, or one column of text or of sequences."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.datasets.reading import open_bytes, reading
-from common.datasets.records import Content, Part, ReadOptions, read_wanted
-from common.datasets.values import as_labels
+from common.datasets.records import RAW_TASKS, Array, Content, Part, ReadOptions, read_wanted
+from common.datasets.values import as_labels, as_texts
 from common.errors import DataError
 
 # Rows that are held as text at once.
@@ -32,21 +32,31 @@ class _Columns:
     features: tuple[int, ...]
     label: int | None
     group: int | None
+    task: str
+    """What the one feature column holds, "text" or "sequence"; empty for numbers."""
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the feature columns, in their order."""
+        return tuple(self.names[index] for index in self.features)
 
 
 def read_table(path: Path, options: ReadOptions) -> Content:
     """Reads one CSV, which has no test part of its own."""
-    part, names = _read_part(path, options)
-    return Content(part, feature_names=names)
+    part, columns = _read_part(path, options)
+    return Content(part, feature_names=columns.feature_names, task=columns.task)
 
 
 def read_table_pair(train_path: Path | None, test_path: Path | None, options: ReadOptions) -> Content:
     """Reads train.csv and test.csv; the test part's columns are taken in the order of train's."""
-    names = options.feature_names
+    columns: _Columns | None = None
 
     def read(path: Path) -> Part:
-        nonlocal names
-        part, names = _read_part(path, replace(options, feature_names=names))
+        nonlocal columns
+        alike = options
+        if columns is not None:
+            alike = replace(options, feature_names=columns.feature_names, task=columns.task or "tabular")
+        part, columns = _read_part(path, alike)
         return part
 
     train, test = read_wanted(
@@ -54,19 +64,22 @@ def read_table_pair(train_path: Path | None, test_path: Path | None, options: Re
         train=partial(read, train_path) if train_path else None,
         test=partial(read, test_path) if test_path else None,
     )
-    return Content(train, test, feature_names=names)
+    assert columns is not None  # one of the two files is there
+    return Content(train, test, feature_names=columns.feature_names, task=columns.task)
 
 
-def _read_part(path: Path, options: ReadOptions) -> tuple[Part, tuple[str, ...]]:
+def _read_part(path: Path, options: ReadOptions) -> tuple[Part, _Columns]:
     with reading(path), open_bytes(path) as binary:
         text = io.TextIOWrapper(binary, encoding="utf-8-sig", newline="")
         reader = csv.reader(text)
         columns = _find_columns(path, next(reader, []), options)
-        x_chunks: list[NDArray[np.float32]] = []
+        x_chunks: list[Array] = []
         labels: list[str] = []
         groups: list[str] = []
         for lines, rows in _chunks(path, reader, width=len(columns.names)):
-            x_chunks.append(_parse(path, lines, rows, columns))
+            x_chunks.append(
+                _parse_raw(path, lines, rows, columns) if columns.task else _parse(path, lines, rows, columns)
+            )
             if columns.label is not None:
                 labels += _texts(path, lines, rows, columns.label, columns.names[columns.label])
             if columns.group is not None:
@@ -78,7 +91,7 @@ def _read_part(path: Path, options: ReadOptions) -> tuple[Part, tuple[str, ...]]
         as_labels(np.array(labels), origin=str(path)) if labels else None,
         np.array(groups) if groups else None,
     )
-    return part, tuple(columns.names[index] for index in columns.features)
+    return part, columns
 
 
 def _find_columns(path: Path, header: Sequence[str], options: ReadOptions) -> _Columns:
@@ -104,14 +117,26 @@ def _find_columns(path: Path, header: Sequence[str], options: ReadOptions) -> _C
     features = [index for index in range(len(names)) if index not in (label, group)]
     if options.feature_names:
         features = [_find_feature(path, names, name) for name in options.feature_names]
-    elif kinds := {"text", "sequence"} & {names[index] for index in features}:
-        raise DataError(
-            f"{path} holds a column {sorted(kinds)[0]!r}: this version reads images, series and tables of"
-            " numbers (IDX, .npz, CSV with numeric columns), no text or sequences"
-        )
     if not features:
         raise DataError(f"{path} has no column of features beside {', '.join(names)}")
-    return _Columns(names, tuple(features), label, group)
+    task = _find_task(path, {names[index] for index in features}, options.task)
+    if task and len(features) > 1:
+        if task not in names:
+            raise DataError(
+                f"{path} has several columns ({', '.join(names[index] for index in features[:12])});"
+                f" expected the one that holds the samples to be named {task!r}"
+            )
+        features = [names.index(task)]
+    return _Columns(names, tuple(features), label, group, task)
+
+
+def _find_task(path: Path, names: set[str], asked: str) -> str:
+    if asked in RAW_TASKS:
+        return asked
+    found = sorted(names & set(RAW_TASKS)) if asked == "auto" else []
+    if len(found) > 1:
+        raise DataError(f"{path} has columns of {' and '.join(found)}; set data.task to one of them")
+    return found[0] if found else ""
 
 
 def _find(path: Path, names: Sequence[str], wanted: str, *, key: str, needed: bool) -> int | None:
@@ -150,6 +175,11 @@ def _chunks(path: Path, reader: Any, *, width: int) -> Iterator[tuple[list[int],
             rows.append(row)
         if rows:
             yield lines, rows
+
+
+def _parse_raw(path: Path, lines: list[int], rows: list[list[str]], columns: _Columns) -> Array:
+    (index,) = columns.features
+    return as_texts(_texts(path, lines, rows, index, columns.names[index]))
 
 
 def _parse(path: Path, lines: list[int], rows: list[list[str]], columns: _Columns) -> NDArray[np.float32]:

@@ -16,6 +16,13 @@ MAX_CHANNELS = 16
 _LARGEST_WHOLE = 2**53
 
 
+def as_texts(texts: Sequence[str]) -> Array:
+    """Puts texts into an object array (S,), which takes as much memory as they do."""
+    x_S = np.empty(len(texts), dtype=object)
+    x_S[:] = texts
+    return x_S
+
+
 def check_samples(x_S: Array, *, origin: str) -> None:
     """Refuses an array that holds no finite numeric samples.
 

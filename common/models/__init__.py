@@ -14,6 +14,21 @@ from common.models.cnn import build_cnn_large, build_cnn_medium, build_cnn_small
 from common.models.inputs import InputSpec, Preprocess, measure_input
 from common.models.mlp import build_mlp_large, build_mlp_small
 from common.models.registry import ModelFamily
+from common.models.resnet import build_cnn_separable, build_resnet_small
+from common.models.sequence import (
+    build_kmer_bag,
+    build_kmer_bag_large,
+    build_sequence_cnn,
+    build_sequence_cnn_large,
+)
+from common.models.series import build_series_cnn, build_series_cnn_large, build_series_gru
+from common.models.text import (
+    build_embedding_bag,
+    build_embedding_bag_large,
+    build_text_cnn,
+    build_text_cnn_large,
+    build_transformer_small,
+)
 
 __all__ = ["MODELS", "InputSpec", "ModelFamily", "build_model", "measure_input", "resolve_model"]
 
@@ -22,8 +37,30 @@ MODELS: dict[str, ModelFamily] = {
     "cnn-small": ModelFamily(build_cnn_small, tasks=("image",)),
     "cnn-medium": ModelFamily(build_cnn_medium, tasks=("image",)),
     "cnn-large": ModelFamily(build_cnn_large, tasks=("image",)),
+    "cnn-separable": ModelFamily(build_cnn_separable, tasks=("image",)),
+    "resnet-small": ModelFamily(build_resnet_small, tasks=("image",)),
     "mlp-small": ModelFamily(build_mlp_small, tasks=("image", "tabular", "series")),
     "mlp-large": ModelFamily(build_mlp_large, tasks=("image", "tabular", "series")),
+    "series-cnn": ModelFamily(build_series_cnn, tasks=("series",)),
+    "series-cnn-large": ModelFamily(build_series_cnn_large, tasks=("series",)),
+    "series-gru": ModelFamily(build_series_gru, tasks=("series",)),
+    "embedding-bag": ModelFamily(build_embedding_bag, tasks=("text",)),
+    "embedding-bag-large": ModelFamily(build_embedding_bag_large, tasks=("text",)),
+    "text-cnn": ModelFamily(build_text_cnn, tasks=("text",)),
+    "text-cnn-large": ModelFamily(build_text_cnn_large, tasks=("text",)),
+    "transformer-small": ModelFamily(build_transformer_small, tasks=("text",)),
+    "sequence-cnn": ModelFamily(build_sequence_cnn, tasks=("sequence",)),
+    "sequence-cnn-large": ModelFamily(build_sequence_cnn_large, tasks=("sequence",)),
+    "kmer-bag": ModelFamily(build_kmer_bag, tasks=("sequence",)),
+    "kmer-bag-large": ModelFamily(build_kmer_bag_large, tasks=("sequence",)),
+}
+
+# What "auto" chooses for teacher and student; images go by their size.
+_AUTO = {
+    "tabular": ("mlp-large", "mlp-small"),
+    "series": ("series-cnn-large", "series-cnn"),
+    "text": ("embedding-bag-large", "embedding-bag"),
+    "sequence": ("kmer-bag-large", "kmer-bag"),
 }
 
 
@@ -43,7 +80,7 @@ def resolve_model(name: str, *, role: str, spec: InputSpec) -> str:
     """
     if name == "auto":
         if spec.task != "image":
-            return "mlp-large" if role == "teacher" else "mlp-small"
+            return _AUTO[spec.task][0 if role == "teacher" else 1]
         _, height, width = spec.channels_first_shape
         is_small = min(height, width) < 16
         if role == "teacher":

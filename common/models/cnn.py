@@ -22,7 +22,8 @@ def _normalised_convolution(inputs: int, outputs: int) -> list[nn.Module]:
     return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
 
 
-def _image_shape(spec: InputSpec, *, smallest: int) -> tuple[int, int, int]:
+def image_shape(spec: InputSpec, *, smallest: int) -> tuple[int, int, int]:
+    """Returns channels, height and width; raises `ConfigError` where images are too small."""
     channels, height, width = spec.channels_first_shape
     if min(height, width) < smallest:
         raise ConfigError(
@@ -33,7 +34,7 @@ def _image_shape(spec: InputSpec, *, smallest: int) -> tuple[int, int, int]:
 
 def build_cnn_tiny(spec: InputSpec, *, num_classes: int, width: float) -> nn.Module:
     """Two convolutions, halved twice: about two thousand weights on 8×8 images."""
-    channels, height, image_width = _image_shape(spec, smallest=4)
+    channels, height, image_width = image_shape(spec, smallest=4)
     first, second = scale_width(10, width), scale_width(20, width)
     cells = ((height + 1) // 2 + 1) // 2 * (((image_width + 1) // 2 + 1) // 2)
     return nn.Sequential(
@@ -46,7 +47,7 @@ def build_cnn_tiny(spec: InputSpec, *, num_classes: int, width: float) -> nn.Mod
 
 def build_cnn_small(spec: InputSpec, *, num_classes: int, width: float) -> nn.Module:
     """Three convolutions: about twenty-five thousand weights on 28×28 images."""
-    channels, height, image_width = _image_shape(spec, smallest=8)
+    channels, height, image_width = image_shape(spec, smallest=8)
     first, second, third = (scale_width(size, width) for size in (12, 24, 48))
     cells = (height // 2 // 2 // 2) * (image_width // 2 // 2 // 2)
     return nn.Sequential(
@@ -63,7 +64,7 @@ def build_cnn_small(spec: InputSpec, *, num_classes: int, width: float) -> nn.Mo
 
 def build_cnn_medium(spec: InputSpec, *, num_classes: int, width: float) -> nn.Module:
     """Three convolutions and a wide hidden layer: the teacher of small images."""
-    channels, height, image_width = _image_shape(spec, smallest=4)
+    channels, height, image_width = image_shape(spec, smallest=4)
     first, second, third = (scale_width(size, width) for size in (32, 64, 256))
     cells = (height // 2) * (image_width // 2)
     return nn.Sequential(
@@ -82,7 +83,7 @@ def build_cnn_medium(spec: InputSpec, *, num_classes: int, width: float) -> nn.M
 
 def build_cnn_large(spec: InputSpec, *, num_classes: int, width: float) -> nn.Module:
     """Four convolutions in two stages and a wide hidden layer."""
-    channels, height, image_width = _image_shape(spec, smallest=8)
+    channels, height, image_width = image_shape(spec, smallest=8)
     first, second, third = (scale_width(size, width) for size in (32, 64, 256))
     cells = (height // 2 // 2) * (image_width // 2 // 2)
     return nn.Sequential(

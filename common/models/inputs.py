@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,7 +16,8 @@ class InputSpec:
     """Raw samples as a data file holds them, and how they are normalised.
 
     `layout` names the axes of one sample: H height, W width, C channel, T time,
-    F feature. A value v of channel c becomes (scale·v − mean[c]) / std[c].
+    F feature. A value v of channel c becomes (scale·v − mean[c]) / std[c]. Where samples
+    are ids of words or letters, `num_ids` says how many there are and nothing is normalised.
     """
 
     task: str
@@ -26,6 +27,7 @@ class InputSpec:
     scale: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    num_ids: int = 0
 
     @property
     def channel_axis(self) -> int | None:
@@ -45,7 +47,7 @@ class InputSpec:
         return (self.sample_shape[axis], *rest)
 
 
-def measure_input(x_S: np.ndarray, *, task: str, layout: str, scale: float) -> InputSpec:
+def measure_input(x_S: np.ndarray, *, task: str, layout: str, scale: float, num_ids: int = 0) -> InputSpec:
     """Measures mean and spread per channel.
 
     Args:
@@ -53,6 +55,7 @@ def measure_input(x_S: np.ndarray, *, task: str, layout: str, scale: float) -> I
         task: Kind of samples.
         layout: Axes of one sample, as in `InputSpec`.
         scale: Factor on raw values.
+        num_ids: Ids that there are, where samples are ids; 0 where they are values.
 
     Returns:
         The specification; a channel that never changes gets std 1.
@@ -63,6 +66,8 @@ def measure_input(x_S: np.ndarray, *, task: str, layout: str, scale: float) -> I
     if len(layout) != x_S.ndim - 1:
         raise DataError(f"expected samples with axes {layout}, got shape {x_S.shape[1:]}")
     draft = InputSpec(task, tuple(x_S.shape[1:]), str(x_S.dtype), layout, scale, (), ())
+    if num_ids:
+        return replace(draft, scale=1.0, num_ids=num_ids)
     axis = draft.channel_axis
     axes = tuple(index for index in range(x_S.ndim) if axis is None or index != axis + 1)
     mean = np.atleast_1d(np.mean(x_S, axis=axes, dtype=np.float64) * scale)
@@ -82,10 +87,13 @@ def measure_input(x_S: np.ndarray, *, task: str, layout: str, scale: float) -> I
 
 
 class Preprocess(nn.Module):
-    """Casts, scales, normalises and brings the channel to the front."""
+    """Casts, scales, normalises and brings the channel to the front; ids are cast only."""
 
     def __init__(self, spec: InputSpec) -> None:
         super().__init__()
+        self._holds_ids = spec.num_ids > 0
+        if self._holds_ids:
+            return
         shape = (-1, *(1 for _ in spec.channels_first_shape[1:]))
         mean = torch.tensor(spec.mean, dtype=torch.float64)
         std = torch.tensor(spec.std, dtype=torch.float64)
@@ -98,6 +106,8 @@ class Preprocess(nn.Module):
     shift: torch.Tensor
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self._holds_ids:
+            return x.to(torch.int64)
         x = x.to(torch.float32)
         x = x.unsqueeze(1) if self._axis is None else x.movedim(self._axis + 1, 1)
         return x * self.gain + self.shift

@@ -11,7 +11,7 @@ from common.models.inputs import InputSpec
 
 
 class ModelBuilder(Protocol):
-    """Builds the layers behind `Preprocess`: from (S, channels, …) floats to logits (S, C)."""
+    """Builds the layers behind `Preprocess`: (S, channels, …) floats or (S, T) ids to logits (S, C)."""
 
     def __call__(self, spec: InputSpec, *, num_classes: int, width: float) -> nn.Module: ...
 

@@ -3,10 +3,11 @@
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 from common.compressors import fold_constants, quantise_static
 from common.errors import FedStillError
-from common.models import build_model
+from common.models import build_model, measure_input
 from common.onnx_export import strip_metadata, trace_model
 from common.runtime import open_session, predict_probabilities
 from common.training import predict_logits
@@ -123,3 +124,33 @@ def test_quantising_is_silent(folded, calibration, capfd, caplog):
 
 def test_one_sample_is_enough_to_calibrate(folded, calibration, digits_cnn):
     assert np.isfinite(run(quantise_static(folded, calibration[:1]), digits_cnn.dataset.x_test)).all()
+
+
+def quantise_other(name, task, shape, dtype, num_ids=0):
+    x = np.random.default_rng(0).integers(0, num_ids or 100, size=(32, *shape)).astype(dtype)
+    spec = measure_input(x, task=task, layout="T" if num_ids else "CT", scale=1.0, num_ids=num_ids)
+    return quantise_static(fold_constants(trace_model(build_model(name, spec, num_classes=4), spec)), x)
+
+
+def test_embeddings_are_stored_in_bytes_with_a_range_per_column():
+    quantised = quantise_other("embedding-bag", "text", (40,), "int16", num_ids=600)
+    tensors = {tensor.name: tensor for tensor in quantised.graph.initializer}
+    table = next(tensor for tensor in tensors.values() if tuple(tensor.dims) == (600, 16))
+    assert table.data_type == onnx.TensorProto.INT8
+    assert tuple(tensors[table.name.replace("_int8", "_scale")].dims) == (16,)
+    assert not numpy_helper.to_array(table)[0].any(), "padding has to stay zero"
+
+
+def test_recurrent_weights_are_folded_and_stored_in_bytes():
+    quantised = quantise_other("series-gru", "series", (3, 20), "int16")
+    (gru,) = [node for node in quantised.graph.node if node.op_type == "GRU"]
+    made_by = {output: node for node in quantised.graph.node for output in node.output}
+    types = {tensor.name: tensor.data_type for tensor in quantised.graph.initializer}
+    for name in gru.input[1:3]:
+        assert made_by[name].op_type == "DequantizeLinear"
+        assert types[made_by[name].input[0]] == onnx.TensorProto.INT8
+
+
+def test_a_small_table_of_positions_stays_in_floats():
+    quantised = quantise_other("embedding-bag", "text", (40,), "int16", num_ids=10)
+    assert not any("_int8" in tensor.name for tensor in quantised.graph.initializer)

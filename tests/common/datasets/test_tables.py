@@ -91,12 +91,6 @@ def test_flat_squares_can_be_read_as_images(load, tmp_path):
         ("label", ["0", "1"], r"no column of features"),
         ("label,a", ["0,1", "0,2"], r"all training samples are of one class|too few"),
         ("label,a", ["1,1", "2,2", "1,3", "2,3"], r"without gaps, got 1, 2"),
-        (
-            "label,text",
-            ["0,hello", "1,world"],
-            r"a column 'text': this version reads images, series and tables",
-        ),
-        ("label,sequence", ["0,acgt", "1,ggta"], r"a column 'sequence': this version reads"),
     ],
 )
 def test_bad_content_is_told_in_one_line(load, tmp_path, header, rows, message):

@@ -16,19 +16,27 @@ KINDS = {
     "channels first": ("image", "CHW", (3, 16, 12), "float32"),
     "table": ("tabular", "F", (7,), "float32"),
     "series": ("series", "TC", (20, 4), "int16"),
+    "channels before time": ("series", "CT", (4, 21), "float32"),
+    "text": ("text", "T", (300,), "int16"),
+    "short text": ("text", "T", (3,), "uint8"),
+    "sequence": ("sequence", "T", (41,), "uint8"),
 }
+NUM_IDS = {"text": 200, "sequence": 6}
 PAIRS = [(name, kind) for name in MODELS for kind in KINDS if KINDS[kind][0] in MODELS[name].tasks]
 every_pair = pytest.mark.parametrize(("name", "kind"), PAIRS)
 
 
 def draw_samples(kind, num_samples=32):
-    _, _, shape, dtype = KINDS[kind]
-    return np.random.default_rng(0).integers(0, 200, size=(num_samples, *shape)).astype(dtype)
+    task, _, shape, dtype = KINDS[kind]
+    highest = NUM_IDS.get(task, 200)
+    return np.random.default_rng(0).integers(0, highest, size=(num_samples, *shape)).astype(dtype)
 
 
 def measure(kind):
     task, layout, _, _ = KINDS[kind]
-    return measure_input(draw_samples(kind), task=task, layout=layout, scale=1.0)
+    return measure_input(
+        draw_samples(kind), task=task, layout=layout, scale=1.0, num_ids=NUM_IDS.get(task, 0)
+    )
 
 
 def spec_of(task, layout, shape, *, dtype="uint8", channels=1):
@@ -110,8 +118,12 @@ def test_model_for_other_samples_is_refused_with_those_that_fit():
         ("image", "HWC", (16, 40, 3), "student", "cnn-small"),
         ("tabular", "F", (9,), "teacher", "mlp-large"),
         ("tabular", "F", (9,), "student", "mlp-small"),
-        ("series", "CT", (2, 90), "teacher", "mlp-large"),
-        ("series", "CT", (2, 90), "student", "mlp-small"),
+        ("series", "CT", (2, 90), "teacher", "series-cnn-large"),
+        ("series", "CT", (2, 90), "student", "series-cnn"),
+        ("text", "T", (90,), "teacher", "embedding-bag-large"),
+        ("text", "T", (90,), "student", "embedding-bag"),
+        ("sequence", "T", (90,), "teacher", "kmer-bag-large"),
+        ("sequence", "T", (90,), "student", "kmer-bag"),
     ],
 )
 def test_auto_goes_by_role_task_and_size(task, layout, shape, role, expected):
@@ -127,3 +139,77 @@ def test_auto_builds_on_every_kind_of_samples(kind, role):
 
 def test_a_name_of_the_registry_is_kept():
     assert resolve_model("mlp-large", role="student", spec=measure("grey image")) == "mlp-large"
+
+
+@pytest.mark.parametrize("name", [name for name, family in MODELS.items() if "text" in family.tasks])
+def test_padding_behind_a_text_says_nothing(name):
+    model = build(name, "text")
+    ids = torch.from_numpy(draw_samples("text", 2)).clamp(min=1)
+    ids[:, 200:] = 0
+    cut = ids.clone()
+    cut[1, :] = ids[0, :]
+    assert torch.allclose(model(ids)[0], model(cut)[1], atol=1e-5)
+    assert torch.isfinite(model(torch.zeros_like(ids))).all()
+
+
+@pytest.mark.parametrize("name", ["embedding-bag", "embedding-bag-large"])
+def test_a_bag_does_not_know_the_order_of_its_words(name):
+    model = build(name, "text")
+    ids = torch.from_numpy(draw_samples("text", 2))
+    assert torch.allclose(model(ids), model(ids.flip(1)), atol=1e-5)
+
+
+def test_words_that_only_padding_follows_keep_their_share():
+    bag = build("embedding-bag", "text")[1][0]
+    ids = torch.tensor([[5, 7, 0, 0]])
+    expected = (bag.embedding.weight[5] + bag.embedding.weight[7]) / 2**0.5
+    assert torch.allclose(bag(ids)[0], expected)
+
+
+def test_kmers_are_those_of_the_letters_and_never_across_an_unknown_one():
+    bag = build("kmer-bag", "sequence")[1][0]
+    table, letters = bag.embedding.weight, [0, 1, 2, 3, 1, 2, 0]
+    number = sum(letter * 4 ** (6 - place) for place, letter in enumerate(letters))
+    ids = torch.tensor([[*(letter + 2 for letter in letters), 1, *(letter + 2 for letter in letters[1:]), 0]])
+    assert len(table) == 4**7 + 1
+    assert torch.allclose(bag(ids)[0], table[number])
+
+
+def test_a_large_alphabet_has_shorter_kmers():
+    bag = build_model("kmer-bag", spec_of_ids(22), num_classes=2)[1][0]
+    assert len(bag.embedding.weight) == 20**3 + 1
+
+
+def spec_of_ids(num_ids):
+    return InputSpec("sequence", (30,), "uint8", "T", 1.0, (), (), num_ids)
+
+
+def test_unknown_letters_and_padding_are_zeros_of_a_one_hot_row():
+    one_hot = build("sequence-cnn", "sequence")[1][0]
+    assert one_hot(torch.tensor([[0, 1, 2, 5]])).sum(dim=1).tolist() == [[0, 0, 1, 1]]
+
+
+def test_resnet_has_about_four_hundred_thousand_weights_on_cifar():
+    spec = spec_of("image", "HWC", (32, 32, 3), channels=3)
+    assert 350_000 < count_parameters(build_model("resnet-small", spec, num_classes=10)) < 450_000
+
+
+def test_residual_branches_begin_at_zero():
+    body = build("resnet-small", "colour image")[1]
+    x = torch.rand(1, 24, 8, 8)
+    assert torch.equal(body[2](x), x)
+
+
+def test_separable_convolutions_are_small():
+    spec = spec_of("image", "HW", (28, 28))
+    separable, plain = (build_model(name, spec, num_classes=10) for name in ("cnn-separable", "cnn-small"))
+    assert count_parameters(separable) < 12_000 < count_parameters(plain)
+
+
+def test_words_are_dropped_in_training_only():
+    model = build("embedding-bag-large", "text")
+    ids = torch.from_numpy(draw_samples("text", 2))
+    assert torch.equal(model(ids), model(ids))
+    model.train()
+    with deterministic(0, num_threads=1):
+        assert not torch.equal(model(ids), model(ids))

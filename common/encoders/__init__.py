@@ -1,0 +1,20 @@
+"""Encoders: from raw text and sequences to the integer ids that models take.
+
+An encoder is built on the server's and the public samples alone, published like a
+label set, and shipped with the artefact, so that a device encodes as the coordinator did.
+"""
+
+from common.encoders.fitting import fit_encoder
+from common.encoders.kinds import ENCODER_OF_TASK, ENCODERS, EncoderKind
+from common.encoders.records import PADDING, UNKNOWN, Encoder, encoder_from_json
+
+__all__ = [
+    "ENCODERS",
+    "ENCODER_OF_TASK",
+    "PADDING",
+    "UNKNOWN",
+    "Encoder",
+    "EncoderKind",
+    "encoder_from_json",
+    "fit_encoder",
+]
