@@ -7,7 +7,12 @@ from typing import Protocol
 import torch
 
 from common.errors import unknown_name
+from common.losses.dist import relation_distance
+from common.losses.dkd import decoupled_divergence
 from common.losses.kl import kl_divergence
+from common.losses.mse import squared_error
+from common.losses.ntd import not_true_divergence
+from common.losses.standardised import standardised_divergence
 
 
 class DistillLoss(Protocol):
@@ -18,7 +23,14 @@ class DistillLoss(Protocol):
     ) -> torch.Tensor: ...
 
 
-LOSSES: dict[str, DistillLoss] = {"kl": kl_divergence}
+LOSSES: dict[str, DistillLoss] = {
+    "dist": relation_distance,
+    "dkd": decoupled_divergence,
+    "kl": kl_divergence,
+    "mse": squared_error,
+    "ntd": not_true_divergence,
+    "standardised": standardised_divergence,
+}
 
 
 def get_loss(name: str) -> DistillLoss:

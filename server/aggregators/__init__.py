@@ -1,0 +1,51 @@
+"""Aggregators: how the logits of several nodes become the soft labels of one ensemble."""
+
+from __future__ import annotations
+
+from common.errors import unknown_name
+from server.aggregators.admission import check_upload
+from server.aggregators.aggregator import Aggregated, Aggregator, AggregatorOptions
+from server.aggregators.cronus import cronus
+from server.aggregators.means import (
+    enhanced_entropy_reduction,
+    entropy_reduction,
+    mean_logits,
+    mean_probability,
+)
+from server.aggregators.robust import geometric_median, median, trimmed_mean
+from server.aggregators.weighted import confidence_mean, count_mean, variance_mean
+
+AGGREGATORS: dict[str, Aggregator] = {
+    "confidence": confidence_mean,
+    "count": count_mean,
+    "cronus": cronus,
+    "enhanced_era": enhanced_entropy_reduction,
+    "era": entropy_reduction,
+    "geometric_median": geometric_median,
+    "mean": mean_logits,
+    "mean_probability": mean_probability,
+    "median": median,
+    "trimmed_mean": trimmed_mean,
+    "variance": variance_mean,
+}
+
+
+def get_aggregator(name: str) -> Aggregator:
+    """Looks an aggregator up.
+
+    Raises:
+        ConfigError: The registry does not hold `name`; the known names are listed.
+    """
+    if name not in AGGREGATORS:
+        raise unknown_name("aggregator", name, AGGREGATORS)
+    return AGGREGATORS[name]
+
+
+__all__ = [
+    "AGGREGATORS",
+    "Aggregated",
+    "Aggregator",
+    "AggregatorOptions",
+    "check_upload",
+    "get_aggregator",
+]

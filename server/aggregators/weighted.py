@@ -1,0 +1,116 @@
+"""Means in which some nodes weigh more: the confident ones, or those that saw more samples.
+
+None of these withstands a colluding node; confidence is easily feigned.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from common.errors import ConfigError
+from server.aggregators.aggregator import (
+    Aggregated,
+    AggregatorOptions,
+    Doubles,
+    Logits,
+    Mask,
+    aggregate_samples,
+    log_mean,
+    log_softmax,
+)
+
+# Share of the largest possible entropy below which a node counts as no more confident:
+# so none weighs over ten times as much as another.
+_LEAST_ENTROPY = 0.1
+
+
+def confidence_mean(logits_NSC: Logits, *, present_NS: Mask, options: AggregatorOptions) -> Aggregated:
+    """Averages probabilities with weights 1 / H(p_k), per sample.
+
+    Args:
+        logits_NSC: Logits (N, S, C), float32.
+        present_NS: Which node answered which sample, bool (N, S).
+        options: Not used.
+
+    Returns:
+        Log-probabilities.
+
+    Reference:
+        Kovalchuk et al. 2025, "Who to Trust? Aggregating Client Knowledge in Logit-Based
+        Federated Learning", arXiv:2509.15147, studies weights by uncertainty. Here H is
+        .1·ln C at least, so that a node that is certain does not silence the rest.
+    """
+    del options
+
+    def rule(logits_NBC: Doubles, present_NB: Mask) -> Doubles:
+        log_NBC = log_softmax(logits_NBC)
+        entropy_NB = -(np.exp(log_NBC) * log_NBC).sum(axis=-1)
+        weights_NB = present_NB / np.maximum(entropy_NB, _LEAST_ENTROPY * math.log(logits_NBC.shape[-1]))
+        return log_mean(log_NBC, weights_NB[..., None])
+
+    return aggregate_samples(logits_NSC, present_NS, rule)
+
+
+def variance_mean(logits_NSC: Logits, *, present_NS: Mask, options: AggregatorOptions) -> Aggregated:
+    """Averages logits with weights Var(z_k) over the classes, per sample.
+
+    Args:
+        logits_NSC: Logits (N, S, C), float32.
+        present_NS: Which node answered which sample, bool (N, S).
+        options: Not used.
+
+    Returns:
+        The weighted mean logits; the plain mean where no node prefers any class.
+
+    Reference:
+        Cho, Manoel, Joshi, Sim, Dimitriadis 2022, "Heterogeneous Ensemble Knowledge Transfer
+        for Training Large Models in Federated Learning" (Fed-ET), arXiv:2204.12703.
+    """
+    del options
+
+    def rule(logits_NBC: Doubles, present_NB: Mask) -> Doubles:
+        weights_NB = _or_equal(logits_NBC.var(axis=-1) * present_NB, present_NB)
+        mean: Doubles = (logits_NBC * (weights_NB / weights_NB.sum(axis=0))[..., None]).sum(axis=0)
+        return mean
+
+    return aggregate_samples(logits_NSC, present_NS, rule)
+
+
+def count_mean(logits_NSC: Logits, *, present_NS: Mask, options: AggregatorOptions) -> Aggregated:
+    """Averages probabilities with weights of how many private samples a node learned from.
+
+    Args:
+        logits_NSC: Logits (N, S, C), float32.
+        present_NS: Which node answered which sample, bool (N, S).
+        options: `counts_NC` weighs each class of a node apart, else `counts_N` the node.
+
+    Returns:
+        Log-probabilities. Nodes weigh the same where none that answered saw any sample.
+
+    Raises:
+        ConfigError: No counts are given, or not one per node (and class).
+
+    Reference:
+        McMahan et al. 2017, arXiv:1602.05629, weighs weights so; here soft labels.
+    """
+    num_nodes, _, num_classes = logits_NSC.shape
+    counts_NX = options.counts_N if options.counts_NC is None else options.counts_NC
+    expected = (num_nodes,) if options.counts_NC is None else (num_nodes, num_classes)
+    if counts_NX is None or counts_NX.shape != expected:
+        came = "none" if counts_NX is None else f"shape {counts_NX.shape}"
+        raise ConfigError(f"aggregator 'count' needs sample counts of shape {expected}, got {came}")
+    counts_N1X = counts_NX.astype(np.float64).reshape(num_nodes, 1, *(expected[1:] or (1,)))
+
+    def rule(logits_NBC: Doubles, present_NB: Mask) -> Doubles:
+        present_NB1 = present_NB[..., None]
+        return log_softmax(
+            log_mean(log_softmax(logits_NBC), _or_equal(counts_N1X * present_NB1, present_NB1))
+        )
+
+    return aggregate_samples(logits_NSC, present_NS, rule)
+
+
+def _or_equal(weights: Doubles, present: Mask) -> Doubles:
+    return np.where(weights.sum(axis=0) > 0, weights, present.astype(np.float64))
