@@ -35,7 +35,7 @@ def render_page(summary: Summary, *, config: Mapping[str, Any], pictures: Sequen
         run_id=escape(summary.run_id),
         lead=escape(_lead(summary)),
         tiles=_tiles(summary),
-        pictures="".join(_figure(picture) for picture in pictures) or "<p>No round was committed.</p>",
+        pictures="".join(render_figure(picture) for picture in pictures) or "<p>No round was committed.</p>",
         figures=_figures_table(summary),
         nodes=_nodes_table(summary.nodes),
         rounds=_rounds_table(summary.rounds),
@@ -83,7 +83,8 @@ def _tiles(summary: Summary) -> str:
     )
 
 
-def _figure(picture: Picture) -> str:
+def render_figure(picture: Picture) -> str:
+    """Writes a chart with its title and caption."""
     return (
         f"<figure><h3>{escape(picture.title)}</h3>{picture.svg}"
         f"<figcaption>{escape(picture.caption)}</figcaption></figure>"
@@ -97,7 +98,7 @@ def _figures_table(summary: Summary) -> str:
         f"<tr><td>{escape(name)}<td class=n>{escape(ours)}<td class=n>{escape(control)}<td>{escape(note)}"
         for name, ours, control, note in rows
     )
-    return _table(head, body, css="figures")
+    return render_table(head, body, css="figures")
 
 
 def _accuracy_figures(summary: Summary) -> list[tuple[str, str, str, str]]:
@@ -168,7 +169,7 @@ def _nodes_table(nodes: Sequence[NodeSummary]) -> str:
         shown = worst_first[:MAX_NODE_ROWS]
         left_out = len(nodes) - MAX_NODE_ROWS
         note = f"<p>The {MAX_NODE_ROWS:,} worst; summary.json holds the other {left_out:,}.</p>"
-    return note + _table(NODE_HEAD, "".join(map(_node_row, shown)), css="nodes")
+    return note + render_table(NODE_HEAD, "".join(map(_node_row, shown)), css="nodes")
 
 
 def _node_row(node: NodeSummary) -> str:
@@ -215,7 +216,7 @@ def _rounds_table(rounds: Sequence[RoundSummary]) -> str:
         for entry in rounds[-MAX_ROUND_ROWS:]
     )
     note = "" if len(rounds) <= MAX_ROUND_ROWS else f"<p>The last {MAX_ROUND_ROWS:,}.</p>"
-    return note + _table(head, "".join(f"<tr><td>{'<td>'.join(row)}" for row in cells), css="rounds")
+    return note + render_table(head, "".join(f"<tr><td>{'<td>'.join(row)}" for row in cells), css="rounds")
 
 
 def _is_changed(key: str, value: Any) -> bool:
@@ -231,7 +232,7 @@ def _config_table(config: Mapping[str, Any]) -> str:
         f"<tr{' class=changed' if changed else ''}><td><code>{escape(key)}</code><td>{escape(value)}"
         for key, value, changed in rows
     )
-    return _table("<tr><th>Key<th>Value", body)
+    return render_table("<tr><th>Key<th>Value", body)
 
 
 def _format_value(value: Any) -> str:
@@ -246,10 +247,11 @@ def _identity_table(summary: Summary) -> str:
         rows.append(("Teacher", summary.teacher.digest))
     rows.append(("Evaluation set", str(summary.eval_set.get("digest", UNKNOWN))))
     body = "".join(f"<tr><td>{name}<td><code>{escape(value)}</code>" for name, value in rows)
-    return _table("", body)
+    return render_table("", body)
 
 
-def _table(head: str, body: str, *, css: str = "") -> str:
+def render_table(head: str, body: str, *, css: str = "") -> str:
+    """Writes a table that scrolls by itself on a narrow screen; `head` and `body` are escaped already."""
     thead = f"<thead>{head}</thead>" if head else ""
     table = f"<table class={css}>" if css else "<table>"
     return f"<div class=scroll tabindex=0>{table}{thead}<tbody>{body}</tbody></table></div>"

@@ -115,7 +115,7 @@ def draw_curves(points: Sequence[RoundPoint], summary: Summary) -> Picture | Non
 
     spread = "thin: each node" if len(nodes) <= MAX_THIN_LINES else "band: 5th to 95th percentile of nodes"
     caption = f"Artefacts on the evaluation set after each round; thick: fleet mean, {spread}."
-    return Picture("Accuracy by round", caption, _to_svg(draw, name="curves", label=caption))
+    return Picture("Accuracy by round", caption, to_svg(draw, name="curves", label=caption))
 
 
 def draw_accuracy_against_bytes(summary: Summary) -> Picture | None:
@@ -154,7 +154,7 @@ def draw_accuracy_against_bytes(summary: Summary) -> Picture | None:
         sizes = [size for size, _ in artefacts + dense] + ([teacher.size_bytes] if teacher else [])
         axes.set_xscale("log")
         axes.set_xlim(max(min(sizes), 1) / 3, max(sizes) * 3)
-        axes.xaxis.set_major_formatter(FuncFormatter(_format_tick))
+        axes.xaxis.set_major_formatter(FuncFormatter(format_tick))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("size on the device (log scale)")
         axes.set_ylabel("accuracy")
@@ -163,7 +163,7 @@ def draw_accuracy_against_bytes(summary: Summary) -> Picture | None:
     caption = (
         "Filled: each node's artefact; hollow: its student before compression; diamond: the teacher in fp32."
     )
-    return Picture("Accuracy against bytes", caption, _to_svg(draw, name="bytes", label=caption))
+    return Picture("Accuracy against bytes", caption, to_svg(draw, name="bytes", label=caption))
 
 
 def draw_controls(summary: Summary) -> Picture | None:
@@ -218,7 +218,7 @@ def draw_controls(summary: Summary) -> Picture | None:
     nodes = "dots: nodes" if len(summary.nodes) <= 200 else "line: 5th to 95th percentile of nodes"
     teacher = "" if summary.teacher is None else " Dashed: the teacher."
     caption = f"Bars: means; {nodes}. Local: the same student trained on private data alone.{teacher}"
-    return Picture("Distilled against local", caption, _to_svg(draw, name="controls", label=caption))
+    return Picture("Distilled against local", caption, to_svg(draw, name="controls", label=caption))
 
 
 def known(nodes: Sequence[NodeSummary], field: str) -> list[float]:
@@ -245,11 +245,22 @@ def _note(axes: Any, x: float, y: float, text: str) -> None:
     )  # fmt: skip
 
 
-def _format_tick(size: float, _: Any) -> str:
+def format_tick(size: float, _: Any) -> str:
+    """Writes a size on an axis, bytes, without idle decimals."""
     return format_bytes(size).replace(".00 ", " ").replace(".0 ", " ")
 
 
-def _to_svg(draw: Callable[[Any], None], *, name: str, label: str) -> str:
+def to_svg(draw: Callable[[Any], None], *, name: str, label: str) -> str:
+    """Draws a chart as inline SVG in the page's own colours and font.
+
+    Args:
+        draw: Draws on matplotlib axes.
+        name: Prefix of the ids, unique on the page.
+        label: What a screen reader says.
+
+    Returns:
+        The `<svg>` element; the same drawing gives the same text.
+    """
     buffer = io.StringIO()
     with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
         figure = Figure(figsize=(4.7, 3.3))
