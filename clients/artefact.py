@@ -1,8 +1,9 @@
 """Artefacts: the folder that a device runs.
 
 `model.onnx` takes raw samples, normalisation inside; `manifest.json` says what it
-expects, what its classes are called, how it was made and how good it is. Reading
-and running one needs NumPy and ONNX Runtime only.
+expects, what its classes are called, how it was made and how good it is. Where raw
+samples are text or sequences, `encoder.json` makes the ids of them that the model
+takes. Reading and running one needs NumPy and ONNX Runtime only.
 """
 
 from __future__ import annotations
@@ -15,13 +16,16 @@ from typing import Any
 
 from onnxruntime import InferenceSession
 
-from common.errors import ArtefactError
+from common.datasets import RAW_TASKS
+from common.encoders import Encoder, encoder_from_json
+from common.errors import ArtefactError, DataError
 from common.files import write_bytes_atomically, write_text_atomically
 from common.runtime import open_session
 
 FORMAT = 1
 MODEL_FILE = "model.onnx"
 MANIFEST_FILE = "manifest.json"
+ENCODER_FILE = "encoder.json"
 # What raw samples are kept in, and what ONNX Runtime calls it.
 _ONNX_TYPES = {"uint8": "tensor(uint8)", "int16": "tensor(int16)", "float32": "tensor(float)"}
 
@@ -33,6 +37,7 @@ class Artefact:
     folder: Path
     manifest: dict[str, Any]
     session: InferenceSession
+    encoder: Encoder | None = None
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -50,7 +55,9 @@ class Artefact:
         return tuple(self.manifest["classes"])
 
 
-def write_artefact(folder: Path, model: bytes, manifest: dict[str, Any]) -> int:
+def write_artefact(
+    folder: Path, model: bytes, manifest: dict[str, Any], *, encoder: Encoder | None = None
+) -> int:
     """Writes an artefact; the manifest comes last, so that a folder without one is incomplete.
 
     Where only the manifest changes, it is replaced at once and the artefact is always whole.
@@ -59,23 +66,38 @@ def write_artefact(folder: Path, model: bytes, manifest: dict[str, Any]) -> int:
         folder: Folder of the artefact; made where it is missing.
         model: Serialised ONNX graph.
         manifest: What `describe_artefact` returned, or the same with more keys.
+        encoder: What makes ids of raw text; None where raw samples are numbers.
 
     Returns:
         Size of all files, bytes.
     """
-    files = {MODEL_FILE: {"sha256": hashlib.sha256(model).hexdigest(), "bytes": len(model)}}
+    contents = {MODEL_FILE: model} | ({ENCODER_FILE: encoder.to_json()} if encoder else {})
+    files = {
+        name: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+        for name, content in contents.items()
+    }
     text = json.dumps(manifest | {"format": FORMAT, "files": files}, indent=1, ensure_ascii=False) + "\n"
-    path = folder / MODEL_FILE
-    if not path.is_file() or path.read_bytes() != model:
-        (folder / MANIFEST_FILE).unlink(missing_ok=True)
-        write_bytes_atomically(path, model)
+    for name, content in contents.items():
+        path = folder / name
+        if not path.is_file() or path.read_bytes() != content:
+            (folder / MANIFEST_FILE).unlink(missing_ok=True)
+            write_bytes_atomically(path, content)
     write_text_atomically(folder / MANIFEST_FILE, text)
     return count_artefact_bytes(folder)
 
 
+def list_artefact_files(folder: Path) -> list[Path]:
+    """Lists the files of a whole artefact, the manifest last."""
+    return [
+        folder / name
+        for name in (MODEL_FILE, ENCODER_FILE, MANIFEST_FILE)
+        if name != ENCODER_FILE or (folder / name).exists()
+    ]
+
+
 def count_artefact_bytes(folder: Path) -> int:
     """Adds up the sizes of an artefact's files, bytes."""
-    return sum((folder / name).stat().st_size for name in (MODEL_FILE, MANIFEST_FILE))
+    return sum(path.stat().st_size for path in list_artefact_files(folder))
 
 
 def read_artefact(folder: Path, *, num_threads: int = 1) -> Artefact:
@@ -104,21 +126,45 @@ def read_artefact(folder: Path, *, num_threads: int = 1) -> Artefact:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise ArtefactError(f"{path}: this version reads artefacts of format {FORMAT}")
     try:
-        expected = manifest["files"][MODEL_FILE]["sha256"]
+        expected = {name: manifest["files"][name]["sha256"] for name in manifest["files"]}
         _check_manifest(manifest)
     except (KeyError, TypeError, ValueError) as error:
         raise ArtefactError(f"{path} lacks or garbles {error}; fetch the artefact again") from None
-    if hashlib.sha256(model).hexdigest() != expected:
-        raise ArtefactError(
-            f"{folder / MODEL_FILE} is truncated or altered: its sha256 is not the manifest's;"
-            " fetch the artefact again"
-        )
+    _check_digest(folder / MODEL_FILE, model, expected[MODEL_FILE])
+    encoder = _read_encoder(folder / ENCODER_FILE, manifest, expected.get(ENCODER_FILE))
     try:
         session = open_session(model, num_threads=num_threads)
     except Exception as error:  # noqa: BLE001 ONNX Runtime's errors share no public base
         raise ArtefactError(f"ONNX Runtime cannot load {folder / MODEL_FILE}: {error}") from None
     _check_fit(manifest, session, path=path)
-    return Artefact(folder, manifest, session)
+    return Artefact(folder, manifest, session, encoder)
+
+
+def _check_digest(path: Path, content: bytes, expected: str) -> None:
+    if hashlib.sha256(content).hexdigest() != expected:
+        raise ArtefactError(
+            f"{path} is truncated or altered: its sha256 is not the manifest's; fetch the artefact again"
+        )
+
+
+def _read_encoder(path: Path, manifest: dict[str, Any], expected: str | None) -> Encoder | None:
+    takes = manifest["input"]
+    if takes["task"] not in RAW_TASKS:
+        return None
+    try:
+        content = path.read_bytes()
+        _check_digest(path, content, str(expected))
+        encoder = encoder_from_json(content, origin=str(path))
+    except OSError as error:
+        raise ArtefactError(f"expected {ENCODER_FILE} beside a model of {takes['task']}: {error}") from None
+    except DataError as error:
+        raise ArtefactError(str(error)) from None
+    if takes["shape"] != [encoder.max_length] or takes["dtype"] != encoder.dtype:
+        raise ArtefactError(
+            f"{path} makes {encoder.max_length} ids of {encoder.dtype}, the model takes {takes['shape']} of"
+            f" {takes['dtype']}; fetch the artefact again"
+        )
+    return encoder
 
 
 def _check_manifest(manifest: dict[str, Any]) -> None:
@@ -127,6 +173,10 @@ def _check_manifest(manifest: dict[str, Any]) -> None:
         raise ValueError("input.shape")
     if not isinstance(dtype, str) or dtype not in _ONNX_TYPES:
         raise ValueError("input.dtype")
+    if not isinstance(manifest["input"]["task"], str):
+        raise ValueError("input.task")
+    if MODEL_FILE not in manifest["files"]:
+        raise ValueError(f"files.{MODEL_FILE}")
     if not (manifest["classes"] and _are_names(manifest["classes"])):
         raise ValueError("classes")
     if not _are_names(manifest["input"].get("features", [])):

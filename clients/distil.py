@@ -150,13 +150,9 @@ def train_alone(
                 best_loss, best_state = loss, copy.deepcopy(student.state_dict())
         return on_step(step) if on_step else False
 
-    def batches() -> Iterator[Batch]:
-        for index in shuffled_batches(len(private), batch_size, rng):
-            yield torch.from_numpy(private.x_S[index]), torch.from_numpy(private.y_S[index])
-
     (loss,) = fit(
         student,
-        batches(),
+        private_batches(private, batch_size, rng),
         lambda model, batch: (functional.cross_entropy(model(batch[0]), batch[1]),),
         loss_weights=(1.0,),
         num_steps=num_steps,
@@ -166,6 +162,12 @@ def train_alone(
     if best_state is not None:
         student.load_state_dict(best_state)
     return loss
+
+
+def private_batches(samples: LabelledSamples, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
+    """Yields shuffled batches of samples and their classes for ever."""
+    for index in shuffled_batches(len(samples), batch_size, rng):
+        yield torch.from_numpy(samples.x_S[index]), torch.from_numpy(samples.y_S[index])
 
 
 def _cross_entropy(model: nn.Module, samples: LabelledSamples) -> float:

@@ -9,15 +9,19 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
 from torch import nn
 
+from clients.schemes import Rows
 from common.errors import CheckpointError, ExchangeError
 from common.training import load_weights
 
+ROWS_FILE = "rows.npz"
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -97,3 +101,17 @@ class NodeStore:
         shutil.rmtree(self.folder, ignore_errors=True)
         with suppress(OSError):  # other nodes of this machine may still be in it
             self.folder.parent.rmdir()
+
+
+def write_rows(folder: Path, rows: Rows) -> None:
+    """Keeps what a node sent in a round beside the round's student."""
+    np.savez(folder / ROWS_FILE, values=rows.values, counts_R=rows.counts_R)
+
+
+def read_rows(folder: Path) -> Rows | None:
+    """Reads what a node sent in a round; None where it sent nothing or the file is damaged."""
+    try:
+        with np.load(folder / ROWS_FILE, allow_pickle=False) as content:
+            return Rows(content["values"], content["counts_R"])
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return None

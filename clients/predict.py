@@ -45,7 +45,8 @@ def predict_file(
     """
     artefact = read_artefact(artefact_dir, num_threads=num_threads)
     samples = _read(artefact, data, split=split, label_column=label_column)
-    probabilities = predict_probabilities(artefact.session, samples.x)
+    x = samples.x if artefact.encoder is None else artefact.encoder.encode(samples.x)
+    probabilities = predict_probabilities(artefact.session, x)
     predicted = probabilities.argmax(axis=1)
     with atomic_path(output) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -70,6 +71,7 @@ def _read(artefact: Artefact, data: str, *, split: str, label_column: str) -> Sa
         Path(data),
         split=split,
         label_column=label_column,
+        task=artefact.manifest["input"]["task"],
         expected_shape=artefact.sample_shape,
         expected_dtype=artefact.dtype,
         class_names=artefact.class_names,

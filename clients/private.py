@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from common.config import Config, DataConfig, FederationConfig
 from common.datasets import Dataset, Splits, load_dataset, split_dataset
+from common.encoders import Encoder
 from common.errors import DataError
 from common.models import InputSpec
 
@@ -91,10 +92,48 @@ def load_private(config: Config, node_config: Mapping[str, Any]) -> PrivateData:
     return PrivateData(node_id, partition.group, *parts)
 
 
-def load_public_samples(config: Config) -> np.ndarray:
-    """Takes the public samples from the node's own copy of the data."""
-    dataset, splits = _open_data(config.data, config.federation, config.seed)
-    return dataset.x_train[splits.public]
+def load_public_samples(config: Config, encoder: Encoder | None = None) -> np.ndarray:
+    """Takes the public samples from the node's own copy of the data, encoded if they are text."""
+    return _load_public(config.data, config.federation, config.seed, encoder)
+
+
+@functools.lru_cache(maxsize=1)
+def _load_public(
+    data: DataConfig, federation: FederationConfig, seed: int, encoder: Encoder | None
+) -> np.ndarray:
+    dataset, splits = _open_data(data, federation, seed)
+    samples = dataset.x_train[splits.public]
+    return samples if encoder is None else encoder.encode(samples)
+
+
+@dataclass(frozen=True)
+class _RawPartition:
+    digest: str
+    private: PrivateData = field(compare=False)
+
+
+def encode_private(private: PrivateData, encoder: Encoder) -> PrivateData:
+    """Makes ids of a node's raw text, once per process.
+
+    Args:
+        private: The node's samples as the data source has them.
+        encoder: The coordinator's encoder.
+
+    Returns:
+        The same samples as ids; samples that are numbers stay as they are.
+    """
+    if private.train.x_S.dtype != object:
+        return private
+    return _encode(_RawPartition(digest_private(private), private), encoder)
+
+
+@functools.lru_cache(maxsize=1024)
+def _encode(raw: _RawPartition, encoder: Encoder) -> PrivateData:
+    train, validation, test = (
+        LabelledSamples(encoder.encode(part.x_S), part.y_S)
+        for part in (raw.private.train, raw.private.validation, raw.private.test)
+    )
+    return replace(raw.private, train=train, validation=validation, test=test)
 
 
 @functools.lru_cache(maxsize=1)
@@ -107,7 +146,11 @@ def digest_private(private: PrivateData) -> str:
     """Computes the SHA-256 over a node's samples and labels, hexadecimal."""
     digest = hashlib.sha256()
     for part in (private.train, private.validation, private.test):
-        digest.update(np.ascontiguousarray(part.x_S).tobytes())
+        if part.x_S.dtype == object:
+            for text in part.x_S:
+                digest.update(f"{len(text)}\x1f{text}".encode())
+        else:
+            digest.update(np.ascontiguousarray(part.x_S).tobytes())
         digest.update(part.y_S.tobytes())
     return digest.hexdigest()
 

@@ -90,6 +90,8 @@ def describe_student(
         The manifest without accuracies, latency and file digests.
     """
     method = "static int8 per channel, uint8 activations" if design.bits == 8 else "none"
+    if design.bits == 8 and (design.spec.num_ids or "gru" in design.model):
+        method += "; embeddings and recurrent weights are stored in int8, computed in floats"
     return {
         "input": {
             "task": design.spec.task,

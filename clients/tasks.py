@@ -7,19 +7,21 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import nn
 
-from clients.artefact import MANIFEST_FILE, MODEL_FILE, read_artefact, write_artefact
-from clients.distil import Distillation, SoftLabels, distil_student, train_alone
-from clients.labels import FetchedArray, LabelCache, upload_artefact
-from clients.node_store import NodeStore
-from clients.private import LabelledSamples, PrivateData, check_private, load_public_samples
+from clients.artefact import MODEL_FILE, list_artefact_files, read_artefact, write_artefact
+from clients.distil import Distillation, SoftLabels, train_alone
+from clients.labels import FetchedArray, LabelCache, upload_array, upload_artefact
+from clients.node_store import NodeStore, read_rows, write_rows
+from clients.private import LabelledSamples, PrivateData, check_private, encode_private, load_public_samples
+from clients.schemes import Lesson, Outcome, Rows, get_learner
 from clients.students import ExportedStudent, StudentDesign, build_student, describe_student, export_student
 from common.arrays import digest_array
 from common.config import Config
+from common.encoders import Encoder, encoder_from_json
 from common.errors import DigestError, ExchangeError
 from common.losses import get_loss
 from common.runtime import measure_latency, open_session, predict_probabilities
@@ -61,11 +63,17 @@ class _Fetcher:
         self.wire_bytes += fetched.wire_bytes
         return fetched.array
 
+    def fetch_encoder(self) -> Encoder | None:
+        digest = self._source.encoder_digest
+        if not digest:
+            return None
+        return encoder_from_json(self.fetch(digest).tobytes(), origin=f"array {digest.hex()}")
+
     def fetch_public(self) -> np.ndarray:
         exchange = self._node.config.exchange
         if exchange.public_samples == "stream":
             return self.fetch(self._source.public_digest)
-        samples = load_public_samples(self._node.config)
+        samples = load_public_samples(self._node.config, self.fetch_encoder())
         if digest_array(samples, chunk_bytes=exchange.chunk_bytes) != self._source.public_digest:
             raise DigestError(
                 f"{self._node.private.node_id}: the local public samples are not those that the teacher"
@@ -115,20 +123,25 @@ def run_task(node: NodeContext, task: fleet_pb2.TaskRequest) -> fleet_pb2.TaskRe
     """
     give_up = _deadline(task.deadline_seconds)
     design = design_student(task.plan, task.input)
-    check_private(node.private, design.spec, num_classes=len(design.class_names))
     watch, fetcher = _Stopwatch(), _Fetcher(node, task.labels)
+    encoder = fetcher.fetch_encoder()
+    node = _encoded(node, encoder)
+    check_private(node.private, design.spec, num_classes=len(design.class_names))
     node_id = node.private.node_id
 
     with watch.phase("fetch"):
-        labels = _fetch_labels(fetcher, task.labels)
+        public = fetcher.fetch_public() if task.labels.public_digest else None
+        labels = _fetch_labels(fetcher, task.labels, public)
+        shared = _fetch_shared(fetcher, task.labels)
         evaluation = fetcher.fetch(task.labels.evaluation_digest)
         validation = fetcher.fetch(task.labels.validation_digest)
-    student = build_student(design, seed=stream_seed(task.seed, "student-weights", node=node_id))
-    found = node.store.load_student(student, base_round=task.base_round)
+    initial = build_student(design, seed=_weights_seed(task, node_id))
+    found = node.store.load_student(initial, base_round=task.base_round)
     with watch.phase("train"):
-        losses = _train(node, task, student, labels, give_up)
+        outcome = _learn(node, task, initial, public, labels, shared, give_up)
+    student = outcome.student
     with watch.phase("export"):
-        calibration = labels.x_S if labels else node.private.train.x_S
+        calibration = node.private.train.x_S if public is None else public
         calibration = np.ascontiguousarray(calibration[: task.plan.num_calibration])
         exported = export_student(student, design, calibration_S=calibration)
     student_digest = digest_weights(student)
@@ -152,10 +165,12 @@ def run_task(node: NodeContext, task: fleet_pb2.TaskRequest) -> fleet_pb2.TaskRe
     }
     with node.store.write_round(task.round, base_round=task.base_round) as folder:
         save_weights(student, folder / "student.safetensors")
-        artefact_bytes = write_artefact(folder / "artefact", exported.model, manifest)
+        if outcome.upload is not None:
+            write_rows(folder, outcome.upload)
+        artefact_bytes = write_artefact(folder / "artefact", exported.model, manifest, encoder=encoder)
     reply.run_id, reply.round, reply.node_id = task.run_id, task.round, node_id
     reply.state_reset = not found
-    reply.distillation_loss, reply.private_loss = losses
+    reply.distillation_loss, reply.private_loss = outcome.distillation_loss, outcome.private_loss
     reply.model.num_parameters = count_parameters(student)
     reply.model.fp32_bytes = count_bytes(student)
     reply.model.artefact_bytes = artefact_bytes
@@ -165,13 +180,53 @@ def run_task(node: NodeContext, task: fleet_pb2.TaskRequest) -> fleet_pb2.TaskRe
     reply.artefact_digest = hashlib.sha256(exported.model).hexdigest()
     reply.num_steps = task.hyperparameters.num_steps
     reply.host = socket.gethostname()
+    if outcome.upload is not None:
+        _send(node, task, outcome.upload, reply)
     return reply
 
 
-def _fetch_labels(fetcher: _Fetcher, source: fleet_pb2.LabelSource) -> SoftLabels | None:
-    if not source.label_set_id:
+def _weights_seed(task: fleet_pb2.TaskRequest, node_id: str) -> int:
+    # Averaging only makes sense from a common beginning; elsewhere each node has its own.
+    node = "" if task.hyperparameters.scheme == "weights" else node_id
+    return stream_seed(task.seed, "student-weights", node=node)
+
+
+def _send(
+    node: NodeContext, task: fleet_pb2.TaskRequest, upload: Rows, reply: fleet_pb2.TaskResponse
+) -> None:
+    exchange = node.config.exchange
+    answers_labels = bool(task.labels.public_digest)
+    sent = upload_array(
+        task.labels.address,
+        upload.values,
+        run_id=task.run_id,
+        round_number=task.round,
+        node_id=node.private.node_id,
+        codec=exchange.codec if answers_labels else "raw",
+        temperature=task.hyperparameters.temperature,
+        chunk_bytes=exchange.chunk_bytes,
+        timeout_seconds=exchange.timeout_seconds,
+    )
+    reply.upload_digest, reply.upload_bytes = sent.digest, sent.num_bytes
+    if not answers_labels:
+        reply.upload_counts.extend(upload.counts_R.tolist())
+
+
+def _fetch_shared(fetcher: _Fetcher, source: fleet_pb2.LabelSource) -> Rows | None:
+    if not source.knowledge_digest:
         return None
-    public = fetcher.fetch_public()
+    values = fetcher.fetch(source.knowledge_digest)
+    counts = np.array(source.knowledge_counts, np.int64)
+    if len(counts) != len(values):
+        raise ExchangeError(f"expected a count for each of {len(values)} shared rows, got {len(counts)}")
+    return Rows(np.array(values, np.float32), counts)
+
+
+def _fetch_labels(
+    fetcher: _Fetcher, source: fleet_pb2.LabelSource, public: np.ndarray | None
+) -> SoftLabels | None:
+    if not source.label_set_id or public is None:
+        return None
     logits = fetcher.fetch(source.labels_digest)
     if len(public) != len(logits):
         raise ExchangeError(
@@ -180,51 +235,43 @@ def _fetch_labels(fetcher: _Fetcher, source: fleet_pb2.LabelSource) -> SoftLabel
     return SoftLabels(public, logits)
 
 
-def _train(
+def _learn(
     node: NodeContext,
     task: fleet_pb2.TaskRequest,
     student: nn.Module,
+    public: np.ndarray | None,
     labels: SoftLabels | None,
+    shared: Rows | None,
     give_up: Callable[[int], bool],
-) -> tuple[float, float]:
+) -> Outcome:
     hyper = task.hyperparameters
     node_id = node.private.node_id
-    rng = stream(task.seed, "student-batches", node=node_id, round_number=task.round)
     torch_seed = stream_seed(task.seed, "student-torch", node=node_id, round_number=task.round)
-    with deterministic(torch_seed, num_threads=node.config.federation.threads_per_node):
-        if labels is None:
-            return float("nan"), _train_alone(node, hyper, student, rng, give_up)
-        return distil_student(
-            student,
-            labels,
-            node.private.train,
-            distillation=Distillation(
-                get_loss(hyper.loss), hyper.temperature, hyper.distill_lambda, hyper.batch_size
-            ),
-            optimisation=Optimisation(hyper.learning_rate, hyper.weight_decay),
-            num_steps=hyper.num_steps,
-            rng=rng,
-            on_step=give_up,
-        )
-
-
-def _train_alone(
-    node: NodeContext,
-    hyper: fleet_pb2.Hyperparameters,
-    student: nn.Module,
-    rng: np.random.Generator,
-    give_up: Callable[[int], bool] | None = None,
-) -> float:
-    return train_alone(
-        student,
-        node.private.train,
-        node.private.validation,
-        batch_size=hyper.batch_size,
+    lesson = Lesson(
+        student=student,
+        train=node.private.train,
+        validation=node.private.validation,
+        num_classes=len(task.input.class_names),
+        public_S=public,
+        labels=labels,
+        shared=shared,
+        own=read_rows(node.store.round_dir(task.base_round)),
+        distillation=Distillation(
+            get_loss(hyper.loss), hyper.temperature, hyper.distill_lambda, hyper.batch_size
+        ),
         optimisation=Optimisation(hyper.learning_rate, hyper.weight_decay),
         num_steps=hyper.num_steps,
-        rng=rng,
+        proximal_mu=hyper.proximal_mu,
+        wants_upload=task.wants_upload,
+        rng=stream(task.seed, "student-batches", node=node_id, round_number=task.round),
         on_step=give_up,
     )
+    with deterministic(torch_seed, num_threads=node.config.federation.threads_per_node):
+        return get_learner(hyper.scheme)(lesson)
+
+
+def _encoded(node: NodeContext, encoder: Encoder | None) -> NodeContext:
+    return node if encoder is None else replace(node, private=encode_private(node.private, encoder))
 
 
 def _deadline(seconds: float) -> Callable[[int], bool]:
@@ -272,14 +319,24 @@ def train_control(node: NodeContext, request: fleet_pb2.ControlRequest) -> fleet
     Raises:
         ExchangeError: The evaluation set could not be fetched.
     """
-    evaluation = _Fetcher(node, request.labels).fetch(request.labels.evaluation_digest)
+    fetcher = _Fetcher(node, request.labels)
+    node = _encoded(node, fetcher.fetch_encoder())
+    evaluation = fetcher.fetch(request.labels.evaluation_digest)
     design = design_student(request.plan, request.input)
     node_id = node.private.node_id
     control = build_student(design, seed=stream_seed(request.seed, "student-weights", node=node_id))
     torch_seed = stream_seed(request.seed, "control-torch", node=node_id)
     with deterministic(torch_seed, num_threads=node.config.federation.threads_per_node):
-        _train_alone(
-            node, request.hyperparameters, control, stream(request.seed, "control-batches", node=node_id)
+        train_alone(
+            control,
+            node.private.train,
+            node.private.validation,
+            batch_size=request.hyperparameters.batch_size,
+            optimisation=Optimisation(
+                request.hyperparameters.learning_rate, request.hyperparameters.weight_decay
+            ),
+            num_steps=request.hyperparameters.num_steps,
+            rng=stream(request.seed, "control-batches", node=node_id),
         )
     calibration = node.private.train.x_S[: request.plan.num_calibration]
     model = export_student(control, design, calibration_S=calibration).model
@@ -317,7 +374,9 @@ def close_run(node: NodeContext, request: fleet_pb2.ClosingRequest) -> fleet_pb2
         run_id=request.run_id,
         node_id=node.private.node_id,
         latency_seconds_batch1=latency,
-        artefact_bytes=write_artefact(folder, (folder / MODEL_FILE).read_bytes(), manifest),
+        artefact_bytes=write_artefact(
+            folder, (folder / MODEL_FILE).read_bytes(), manifest, encoder=artefact.encoder
+        ),
         host=socket.gethostname(),
     )
     if request.collect_artefact:
@@ -326,8 +385,7 @@ def close_run(node: NodeContext, request: fleet_pb2.ClosingRequest) -> fleet_pb2
             run_id=request.run_id,
             node_id=node.private.node_id,
             files={
-                f"artefact/{MODEL_FILE}": folder / MODEL_FILE,
-                f"artefact/{MANIFEST_FILE}": folder / MANIFEST_FILE,
+                **{f"artefact/{path.name}": path for path in list_artefact_files(folder)},
                 "student.safetensors": node.store.student_path(request.base_round),
             },
             timeout_seconds=node.config.exchange.timeout_seconds,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import google_crc32c
 import numpy as np
@@ -38,6 +38,7 @@ DTYPES = {
     for code in ("u1", "u2", "i1", "i2", "i4", "i8", "f2", "f4", "f8")
 }
 Array = npt.NDArray[np.generic]
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class ArrayManifest:
         encoding: Set where the array encodes a label set.
         chunk_rows: Rows per chunk; the last may hold fewer.
         chunks: The chunks in order.
+        covered_S: Set where the rows are only some of a larger set's: which (S,).
     """
 
     digest: bytes
@@ -83,6 +85,7 @@ class ArrayManifest:
     encoding: LabelEncoding | None
     chunk_rows: int
     chunks: tuple[Chunk, ...]
+    covered_S: Mask | None = field(default=None, compare=False)
 
     @property
     def row_bytes(self) -> int:
@@ -157,6 +160,7 @@ def build_manifest(
     encoding: LabelEncoding | None,
     chunk_rows: int,
     chunks: Iterable[Chunk],
+    covered_S: Mask | None = None,
 ) -> bytes:
     """Writes a manifest; the arguments are the fields of `ArrayManifest`.
 
@@ -181,6 +185,9 @@ def build_manifest(
         message.encoding.label_set_id = encoding.label_set_id
         message.encoding.codec = encoding.codec
         message.encoding.temperature = encoding.temperature
+    if covered_S is not None:
+        message.row_mask.num_rows = len(covered_S)
+        message.row_mask.bits = np.packbits(covered_S, bitorder="little").tobytes()
     content = message.SerializeToString(deterministic=True)
     if len(content) > MAX_MANIFEST_BYTES:
         raise DataError(
@@ -226,13 +233,14 @@ def parse_manifest(content: bytes, *, digest: bytes) -> ArrayManifest:
         encoding=_read_encoding(message),
         chunk_rows=message.chunk_rows,
         chunks=tuple(Chunk(item.num_bytes, item.crc32c, item.sha256) for item in message.chunks),
+        covered_S=_read_mask(message) if message.HasField("row_mask") else None,
     )
     _check_chunks(manifest)
     return manifest
 
 
 def _refused(reason: str) -> ExchangeError:
-    return ExchangeError(f"manifest refused: {reason}; it was not written by this version's label store")
+    return ExchangeError(f"manifest refused: {reason}; it was not written by this version of FedStill")
 
 
 def _check_shape(message: labels_pb2.Manifest) -> None:
@@ -266,6 +274,17 @@ def _read_encoding(message: labels_pb2.Manifest) -> LabelEncoding | None:
     if message.dtype != "float32" or len(message.row_shape) != 1:
         raise _refused(f"labels are float32 rows of one axis, not {message.dtype} {list(message.row_shape)}")
     return LabelEncoding(encoding.label_set_id, encoding.codec, encoding.temperature)
+
+
+def _read_mask(message: labels_pb2.Manifest) -> Mask:
+    num_rows, bits = message.row_mask.num_rows, np.frombuffer(message.row_mask.bits, np.uint8)
+    # In integers before anything is unpacked: a mask may claim any number of rows.
+    if num_rows < message.num_rows or len(bits) != -(-num_rows // 8):
+        raise _refused(f"a mask of {len(bits)} bytes over {num_rows} rows does not hold {message.num_rows}")
+    flags = np.unpackbits(bits, bitorder="little").astype(np.bool_)
+    if flags[num_rows:].any() or int(flags.sum()) != message.num_rows:
+        raise _refused(f"its mask has {int(flags.sum())} rows of {num_rows}, the array {message.num_rows}")
+    return flags[:num_rows]
 
 
 def _check_chunks(manifest: ArrayManifest) -> None:
@@ -302,13 +321,22 @@ def read_message(manifest: ArrayManifest, index: int, content: bytes) -> bytes:
     if message.index != index:
         raise DigestError(f"chunk {index}: got chunk {message.index} in its place")
     payload: bytes = message.payload
+    verify_payload(manifest, index, payload)
+    return payload
+
+
+def verify_payload(manifest: ArrayManifest, index: int, payload: bytes) -> None:
+    """Compares a payload with what the manifest says of chunk `index`.
+
+    Raises:
+        DigestError: Its bytes are not those announced.
+    """
     chunk = manifest.chunks[index]
     # CRC first: it is ten times cheaper and sees nearly every fault of a line.
     if len(payload) != chunk.num_bytes or google_crc32c.value(payload) != chunk.crc32c:
         raise DigestError(f"chunk {index}: size or CRC-32C differ from the manifest; its bytes are altered")
     if hashlib.sha256(payload).digest() != chunk.sha256:
         raise DigestError(f"chunk {index}: SHA-256 differs from the manifest; its bytes are altered")
-    return payload
 
 
 def decode_chunk(manifest: ArrayManifest, index: int, payload: bytes) -> Array:

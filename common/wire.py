@@ -74,6 +74,7 @@ def input_to_proto(
         scale=spec.scale,
         mean=spec.mean,
         std=spec.std,
+        num_ids=spec.num_ids,
         class_names=class_names,
         feature_names=feature_names,
     )
@@ -89,6 +90,7 @@ def input_from_proto(message: fleet_pb2.InputSpec) -> InputSpec:
         scale=message.scale,
         mean=tuple(message.mean),
         std=tuple(message.std),
+        num_ids=message.num_ids,
     )
 
 

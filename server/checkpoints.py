@@ -55,6 +55,8 @@ class FederationState(BaseModel):
     wall_seconds: float = 0.0
     num_late: int = 0
     stopped_because: str = ""
+    exchange: dict[str, Any] = {}
+    """What the next round fetches, in schemes that change it: digests and counts."""
     nodes: dict[str, NodeState] = {}
     rounds: list[dict[str, Any]] = []
 

@@ -75,6 +75,41 @@ def simulate(
         print_summary(summary, run_dir, run_dir / "report.html", Console(highlight=False))
 
 
+@cli.command()
+def compare(
+    schemes: Annotated[str, typer.Option(help="schemes to compare, with commas")],
+    config: ConfigArgument = None,
+    seeds: Annotated[str, typer.Option(help="seeds, with commas; each gives other partitions")] = "0,1,2",
+    sweep: Annotated[list[str] | None, typer.Option(help="key=value,value to vary, repeatable")] = None,
+    overrides: SetOption = None,
+    output_dir: Annotated[Path | None, typer.Option(help="folder that is filled or gone on with")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(help="runs side by side; left out: what the cores carry")
+    ] = None,
+    grid: Annotated[str, typer.Option(help="local: one core per run; ray: all cores per run")] = "local",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="print the comparison as JSON and nothing else")
+    ] = False,
+) -> int:
+    """Run several schemes over the same partitions and say what the seeds' spread allows."""
+    from server import compare as comparing
+
+    plan = comparing.make_plan(
+        config, schemes=schemes, seeds=seeds, sweeps=sweep or (), overrides=overrides or ()
+    )
+    output_dir = output_dir or comparing.default_output(config)
+    display = comparing.make_display(plan)
+    try:
+        found = comparing.compare(plan, output_dir=output_dir, jobs=jobs, grid_name=grid, display=display)
+    finally:
+        display.close()
+    if as_json:
+        sys.stdout.write((output_dir / comparing.COMPARISON_FILE).read_text(encoding="utf-8"))
+    else:
+        comparing.print_comparison(found, output_dir / comparing.PAGE_FILE)
+    return EXIT_DONE if found.is_sound else EXIT_FAILED
+
+
 @cli.command(name="config")
 def show_config() -> None:
     """Print the annotated reference: every key with its default."""

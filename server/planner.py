@@ -44,4 +44,5 @@ def plan_training(config: Config, *, num_steps: int) -> fleet_pb2.Hyperparameter
         batch_size=distill.batch_size,
         learning_rate=distill.learning_rate,
         weight_decay=distill.weight_decay,
+        proximal_mu=config.federation.proximal_mu,
     )

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from common.config import Config
+from common.encoders import Encoder
 from common.models import InputSpec
 from common.wire import input_to_proto
 from protos.fedstill.v1 import fleet_pb2
-from server.labels import LabelSet, LabelStore
+from server.labels import LabelStore
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,9 @@ class Publication:
     labels_digest: bytes = b""
     codec: str = ""
     temperature: float = 0.0
+    knowledge_digest: bytes = b""
+    knowledge_counts: tuple[float, ...] = ()
+    encoder_digest: bytes = b""
     array_bytes: dict[str, int] = field(default_factory=dict)
 
     def source(self) -> fleet_pb2.LabelSource:
@@ -45,6 +49,9 @@ class Publication:
             public_digest=self.public_digest,
             evaluation_digest=self.evaluation_digest,
             validation_digest=self.validation_digest,
+            encoder_digest=self.encoder_digest,
+            knowledge_digest=self.knowledge_digest,
+            knowledge_counts=self.knowledge_counts,
         )
 
     def input(self) -> fleet_pb2.InputSpec:
@@ -62,6 +69,7 @@ def publish_samples(
     feature_names: tuple[str, ...],
     evaluation_S: np.ndarray,
     validation_S: np.ndarray,
+    encoder: Encoder | None = None,
 ) -> Publication:
     """Publishes the inputs that every scheme's nodes predict on.
 
@@ -74,6 +82,7 @@ def publish_samples(
         feature_names: Names of a table's columns; empty for other samples.
         evaluation_S: Inputs of the evaluation set; its labels stay here.
         validation_S: Inputs of the server's validation part; its labels stay here.
+        encoder: What made ids of raw text; None where samples are numbers.
 
     Returns:
         The publication, still without labels.
@@ -81,36 +90,39 @@ def publish_samples(
     chunk_bytes = config.exchange.chunk_bytes
     evaluation = store.publish_samples(evaluation_S, chunk_bytes=chunk_bytes)
     validation = store.publish_samples(validation_S, chunk_bytes=chunk_bytes)
-    sizes = {digest.hex(): store.array(digest).num_bytes for digest in (evaluation, validation)}
-    return Publication(address, spec, class_names, feature_names, evaluation, validation, array_bytes=sizes)
+    digests = [evaluation, validation]
+    if encoder is not None:
+        content = np.frombuffer(encoder.to_json(), np.uint8)
+        digests.append(store.publish_samples(content, chunk_bytes=chunk_bytes))
+    return Publication(
+        address,
+        spec,
+        class_names,
+        feature_names,
+        evaluation,
+        validation,
+        encoder_digest=digests[2] if encoder is not None else b"",
+        array_bytes={digest.hex(): store.array(digest).num_bytes for digest in digests},
+    )
 
 
-def publish_labels(
-    store: LabelStore, config: Config, publication: Publication, *, public_S: np.ndarray, labels: LabelSet
+def publish_public(
+    store: LabelStore, config: Config, publication: Publication, public_S: np.ndarray
 ) -> Publication:
-    """Adds the public samples and one encoding of their soft labels.
+    """Adds the public samples, still without labels.
 
     Args:
         store: The run's label store.
-        config: The run's configuration; codec and temperature come from here.
+        config: The run's configuration.
         publication: What is published already.
-        public_S: Public samples, in the order of the labels.
-        labels: The label set.
+        public_S: Public samples, in the order that labels will have.
 
     Returns:
-        The publication with labels.
+        The publication with public samples; where nodes have them already, they count no bytes.
     """
-    public = store.publish_samples(public_S, chunk_bytes=config.exchange.chunk_bytes)
-    encoded = store.encode(labels.id, codec=config.exchange.codec, temperature=config.distill.temperature)
-    sizes = {digest.hex(): store.array(digest).num_bytes for digest in (public, encoded.digest)}
-    if config.exchange.public_samples == "local":
-        sizes[public.hex()] = 0
+    digest = store.publish_samples(public_S, chunk_bytes=config.exchange.chunk_bytes)
+    is_local = config.exchange.public_samples == "local"
+    size = 0 if is_local else store.array(digest).num_bytes
     return replace(
-        publication,
-        public_digest=public,
-        label_set_id=labels.id,
-        labels_digest=encoded.digest,
-        codec=config.exchange.codec,
-        temperature=config.distill.temperature,
-        array_bytes=publication.array_bytes | sizes,
+        publication, public_digest=digest, array_bytes=publication.array_bytes | {digest.hex(): size}
     )

@@ -11,7 +11,9 @@ import numpy as np
 from common.wire import predictions_from_proto
 from protos.fedstill.v1 import fleet_pb2
 from server.checkpoints import NodeState
+from server.events import NodeReported
 from server.publication import Publication
+from server.schemes import Contribution
 from server.scoring import Truth, calibration_error, measure_accuracy
 
 
@@ -29,6 +31,7 @@ class ReplyScore:
     task_bytes: int
     report_bytes: int
     prediction_bytes: int
+    contribution: Contribution | None = None
 
 
 def score_reply(response: fleet_pb2.TaskResponse, truth: Truth, task: fleet_pb2.TaskRequest) -> ReplyScore:
@@ -131,18 +134,21 @@ def account_traffic(node: NodeState, score: ReplyScore, publication: Publication
         node.num_state_resets += 1
     labels, public, evaluation = publication.labels_digest, publication.public_digest, []
     evaluation = [publication.evaluation_digest, publication.validation_digest]
-    down = score.task_bytes + _count_once(node, [labels], publication)
+    down = score.task_bytes + _count_once(
+        node, [labels, publication.knowledge_digest, publication.encoder_digest], publication
+    )
     samples = _count_once(node, [public], publication)
     predictions = score.prediction_bytes + _count_once(node, evaluation, publication)
     node.bytes_down += down
-    node.bytes_up += score.report_bytes
+    sent = score.contribution.num_bytes if score.contribution else 0
+    node.bytes_up += score.report_bytes + sent
     node.public_sample_bytes += samples
     node.evaluation_bytes += predictions
     node.wire_bytes += score.figures["wire_bytes"]
     node.fedavg_bytes += 2 * score.figures["fp32_bytes"]
     node.report = score.figures | {
         "bytes_down": down,
-        "bytes_up": score.report_bytes,
+        "bytes_up": score.report_bytes + sent,
         "public_sample_bytes": samples,
         "evaluation_bytes": predictions,
     }
@@ -156,3 +162,25 @@ def _count_once(node: NodeState, digests: list[bytes], publication: Publication)
             node.arrays.append(key)
             total += publication.array_bytes[key]
     return total
+
+
+def announce_reply(score: ReplyScore, node: NodeState) -> NodeReported:
+    """Says of an accepted answer what observers want to know; its traffic is accounted for already."""
+    figures = score.figures
+    return NodeReported(
+        round=score.round,
+        node_id=score.node_id,
+        family=figures["family"],
+        accuracy=figures["accuracy"],
+        fp32_accuracy=figures["fp32_accuracy"],
+        private_accuracy=figures["private_accuracy"],
+        agreement_ratio=figures["agreement_ratio"],
+        num_parameters=figures["num_parameters"],
+        fp32_bytes=figures["fp32_bytes"],
+        artefact_bytes=figures["artefact_bytes"],
+        bytes_down=node.report["bytes_down"],
+        bytes_up=node.report["bytes_up"],
+        public_sample_bytes=node.report["public_sample_bytes"],
+        wire_bytes=figures["wire_bytes"],
+        phase_seconds=figures["phase_seconds"],
+    )

@@ -10,7 +10,7 @@ from pathlib import Path
 from flwr.app import Context, RecordDict
 
 from common.config import Config, flatten
-from common.datasets import BUILTIN
+from common.datasets import absolute_source
 from common.errors import UsageError
 from server.events import Observer
 from server.grids import LocalGrid, RayGrid
@@ -50,7 +50,7 @@ def simulate(
     run_config = flatten(config) | {
         "run.dir": str(run_dir),
         "run.resume": resume,
-        "data.source": _absolute_source(config.data.source),
+        "data.source": absolute_source(config.data.source),
     }
     with _open_grid(config, grid_name, ray_address, run_config) as grid:
         context = Context(
@@ -58,14 +58,6 @@ def simulate(
         )
         make_app(observers)(grid, context)
     return read_summary(run_dir)
-
-
-def _absolute_source(source: str) -> str:
-    # Actors run elsewhere, so a path has to mean the same to them.
-    if source in BUILTIN:
-        return source
-    path = Path(os.path.expandvars(source)).expanduser()
-    return str(path.resolve()) if path.exists() else source
 
 
 def _open_grid(

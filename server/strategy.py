@@ -13,6 +13,8 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -28,7 +30,6 @@ from protos.fedstill.v1 import fleet_pb2
 from server.checkpoints import FederationState, NodeState
 from server.events import (
     Event,
-    NodeReported,
     PhaseAdvanced,
     PhaseEnded,
     PhaseStarted,
@@ -40,10 +41,13 @@ from server.fleet import Fleet
 from server.planner import plan_student, plan_training
 from server.publication import Publication
 from server.replies import collect, explain_error, push
-from server.reports import ReplyScore, account_traffic, score_reply
+from server.reports import ReplyScore, account_traffic, announce_reply, score_reply
+from server.schemes import Contribution
 from server.scoring import Truth
 
 LOGGER = logging.getLogger("fedstill")
+Receive = Callable[[fleet_pb2.TaskResponse], Contribution]
+Conclude = Callable[[int, list[Contribution]], tuple[Publication, dict[str, Any]]]
 
 
 def _log(event: Event) -> None:
@@ -83,8 +87,20 @@ class FedDistill(Strategy):
         self.num_steps = config.distill.num_epochs * steps_per_epoch(num_public, config.distill.batch_size)
         self._observe = observe
         self._commit = commit
+        self._receive: Receive | None = None
+        self._conclude: Conclude | None = None
+        self._last_round = config.federation.num_rounds
         self._scores: list[ReplyScore] = []
         self._dropped: list[ReplyDropped] = []
+
+    def close_the_loop(self, receive: Receive, conclude: Conclude) -> None:
+        """Makes nodes send what they learned, and every round publish something new.
+
+        Args:
+            receive: Reads and checks the array that came with an answer.
+            conclude: Turns a round's arrays into what the next round fetches, and notes on it.
+        """
+        self._receive, self._conclude = receive, conclude
 
     def introduce(self, grid: Grid) -> None:
         """Waits until every node of the federation has said its name; see `Fleet.introduce`."""
@@ -174,7 +190,11 @@ class FedDistill(Strategy):
             deadline_seconds=self.config.federation.deadline_seconds,
             seed=self.config.seed,
             input=self.publication.input(),
+            wants_upload=self._wants_upload(round_number),
         )
+
+    def _wants_upload(self, round_number: int) -> bool:
+        return self._conclude is not None and round_number < self._last_round
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -195,13 +215,15 @@ class FedDistill(Strategy):
                 response = unpack(reply.content, fleet_pb2.TaskResponse)
                 self._check(response, node_id, server_round)
                 score = score_reply(response, self.truth, self._task(node_id, server_round))
+                if self._receive is not None and self._wants_upload(server_round):
+                    score = replace(score, contribution=self._receive(response))
             except (_RefusedError, ExchangeError) as error:
                 kind = error.kind if isinstance(error, _RefusedError) else "refused"
                 self._drop(ReplyDropped(server_round, node_id, kind, str(error)))
                 continue
             account_traffic(self.state.nodes[node_id], score, self.publication)
             self._scores.append(score)
-            self._observe(self._reported(score))
+            self._observe(announce_reply(score, self.state.nodes[score.node_id]))
         if not self._scores:
             return None, None
         accuracy = float(np.mean([score.figures["accuracy"] for score in self._scores]))
@@ -219,27 +241,6 @@ class FedDistill(Strategy):
         else:
             self._dropped.append(event)
         self._observe(event)
-
-    def _reported(self, score: ReplyScore) -> NodeReported:
-        figures = score.figures
-        node = self.state.nodes[score.node_id]
-        return NodeReported(
-            round=score.round,
-            node_id=score.node_id,
-            family=figures["family"],
-            accuracy=figures["accuracy"],
-            fp32_accuracy=figures["fp32_accuracy"],
-            private_accuracy=figures["private_accuracy"],
-            agreement_ratio=figures["agreement_ratio"],
-            num_parameters=figures["num_parameters"],
-            fp32_bytes=figures["fp32_bytes"],
-            artefact_bytes=figures["artefact_bytes"],
-            bytes_down=node.report["bytes_down"],
-            bytes_up=node.report["bytes_up"],
-            public_sample_bytes=node.report["public_sample_bytes"],
-            wire_bytes=figures["wire_bytes"],
-            phase_seconds=figures["phase_seconds"],
-        )
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -282,8 +283,9 @@ class FedDistill(Strategy):
         if not self.fleet.flower_ids:
             self.introduce(grid)
         result = Result()
-        last = self.config.federation.num_rounds if num_rounds is None else num_rounds
-        while self.state.round < last and not self.state.stopped_because:
+        if num_rounds is not None:
+            self._last_round = num_rounds
+        while self.state.round < self._last_round and not self.state.stopped_because:
             metrics = self._run_round(grid, self.state.round + 1, timeout=timeout)
             result.train_metrics_clientapp[self.state.round] = metrics
         if not self.state.stopped_because:
@@ -357,6 +359,9 @@ class FedDistill(Strategy):
         if gap is not None and gap <= self.config.federation.target_gap:
             near = f"within {self.config.federation.target_gap:g} of the teacher"
             self.state.stopped_because = f"students are {near} on the validation part"
+        if self._conclude is not None and self._wants_upload(round_number):
+            contributions = [score.contribution for score in scores if score.contribution is not None]
+            self.publication, self.state.rounds[-1]["scheme"] = self._conclude(round_number, contributions)
         if self._commit is not None:
             self._commit(self.state, scores)
         self._observe(

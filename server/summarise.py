@@ -21,6 +21,7 @@ class TeacherFacts:
 
     model: str
     accuracy: float
+    initial_accuracy: float
     validation_accuracy: float
     num_parameters: int
     size_bytes: int

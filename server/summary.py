@@ -25,6 +25,7 @@ class TeacherSummary(Record):
 
     model: str
     accuracy: float
+    initial_accuracy: float = Field(description="before the first round; co-teaching changes the teacher")
     validation_accuracy: float
     num_parameters: int
     size_bytes: int = Field(description="fp32 safetensors file")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,21 @@ def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         os.environ.pop("FEDSTILL_HOME")
     else:
         os.environ["FEDSTILL_HOME"] = previous
+
+
+@pytest.fixture(scope="session")
+def require_program() -> Callable[[str], str]:
+    """Finds a program of the system; its absence skips a test on a laptop and fails it in CI."""
+
+    def require(program: str) -> str:
+        path = shutil.which(program)
+        if path is None and os.environ.get("CI") == "true":
+            pytest.fail(f"{program} has to be installed where CI=true")
+        if path is None:
+            pytest.skip(f"{program} is not installed")
+        return path
+
+    return require
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Labels and samples on a node's side: the cache that fetches them, and uploads."""
 
 from clients.labels.cache import FetchedArray, LabelCache
+from clients.labels.send import UploadedArray, upload_array
 from clients.labels.upload import upload_artefact
 
-__all__ = ["FetchedArray", "LabelCache", "upload_artefact"]
+__all__ = ["FetchedArray", "LabelCache", "UploadedArray", "upload_array", "upload_artefact"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import grpc
 
@@ -26,6 +26,7 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     # Streams are read by the thread that asked for them: no hand-over per message.
     ("SingleThreadedUnaryStream", 1),
 )
+ResponseT = TypeVar("ResponseT")
 _FATAL = {
     grpc.StatusCode.NOT_FOUND,
     grpc.StatusCode.INVALID_ARGUMENT,
@@ -165,3 +166,53 @@ def explain(error: grpc.RpcError, *, address: str, action: str, silent_seconds: 
         f"label service {address} failed while {action}: {reason}; check that it runs and that this machine"
         " reaches that address"
     )
+
+
+def send_stream(
+    call: grpc.StreamUnaryMultiCallable[bytes, ResponseT],
+    messages: Iterator[bytes],
+    *,
+    address: str,
+    action: str,
+    retry: RetryPolicy,
+) -> ResponseT | ExchangeError:
+    """Sends a stream of messages, once.
+
+    Args:
+        call: The method.
+        messages: Serialised requests; taking one counts as a sign of life.
+        address: The service's address, for messages.
+        action: What is being done, as "uploading for node-0001".
+        retry: Says how long nothing may move.
+
+    Returns:
+        The service's answer, or what went wrong and may go better.
+
+    Raises:
+        ExchangeError: The service refused, and would again.
+    """
+    watch: list[Silence] = []
+
+    def moving() -> Iterator[bytes]:
+        for message in messages:
+            for silence in watch:
+                silence.moved()
+            yield message
+
+    future = call.future(moving())
+    with Silence(future, retry.timeout_seconds) as silence:
+        watch.append(silence)
+        try:
+            response: ResponseT = future.result()
+            return response
+        except grpc.FutureCancelledError:
+            return ExchangeError(
+                f"label service {address} failed while {action}: nothing moved for"
+                f" {retry.timeout_seconds:g} s; check that it runs and that the link is up"
+            )
+        except grpc.RpcError as error:
+            problem = explain(error, address=address, action=action)
+            # Bytes that were altered on the way come right at the next try.
+            if is_fatal(error) and not isinstance(problem, DigestError):
+                raise problem from None
+            return problem

@@ -10,8 +10,8 @@ from typing import Any
 import google_crc32c
 import grpc
 
-from clients.labels.channels import OPTIONS, SERVICE, RetryPolicy, Silence, explain, is_fatal
-from common.errors import DigestError, ExchangeError
+from clients.labels.channels import OPTIONS, SERVICE, RetryPolicy, send_stream
+from common.errors import ExchangeError
 from protos.fedstill.v1 import labels_pb2
 
 _PAYLOAD_BYTES = 1_048_576
@@ -57,48 +57,31 @@ def upload_artefact(
         raise ExchangeError(f"upload: cannot read {error.filename}: {error.strerror}") from None
     failures = 0
     with grpc.insecure_channel(address, options=OPTIONS) as channel:
+        call: grpc.StreamUnaryMultiCallable[bytes, Any] = channel.stream_unary(
+            f"{SERVICE}/UploadArtefact", response_deserializer=labels_pb2.UploadArtefactResponse.FromString
+        )
         while True:
-            problem = _Upload(header, list(files.values())).run(channel, address, retry)
-            if isinstance(problem, int):
-                return problem
+            upload = _Upload(header, list(files.values()))
+            answer = send_stream(
+                call, upload.messages(), address=address, action=f"uploading for {node_id}", retry=retry
+            )
+            if not isinstance(answer, ExchangeError):
+                return upload.num_bytes
             failures += 1
             if failures >= retry.num_attempts:
-                raise problem
+                raise answer
             retry.pause(failures)
 
 
 class _Upload:
-    """One attempt."""
+    """One attempt's messages, and their size."""
 
     def __init__(self, header: labels_pb2.UploadHeader, files: list[Path]) -> None:
         self._header = header
         self._files = files
-        self._num_bytes = 0
-        self._silence: Silence | None = None
+        self.num_bytes = 0
 
-    def run(self, channel: grpc.Channel, address: str, retry: RetryPolicy) -> int | ExchangeError:
-        """Sends all; returns the bytes sent, or what went wrong and may go better."""
-        upload: grpc.StreamUnaryMultiCallable[bytes, Any] = channel.stream_unary(
-            f"{SERVICE}/UploadArtefact", response_deserializer=labels_pb2.UploadArtefactResponse.FromString
-        )
-        call = upload.future(self._messages())
-        with Silence(call, retry.timeout_seconds) as self._silence:
-            try:
-                call.result()
-            except grpc.FutureCancelledError:
-                return ExchangeError(
-                    f"label service {address} failed while uploading: nothing moved for"
-                    f" {retry.timeout_seconds:g} s; check that it runs and that the link is up"
-                )
-            except grpc.RpcError as error:
-                problem = explain(error, address=address, action=f"uploading for {self._header.node_id}")
-                # Bytes that were altered on the way come right at the next try.
-                if is_fatal(error) and not isinstance(problem, DigestError):
-                    raise problem from None
-                return problem
-        return self._num_bytes
-
-    def _messages(self) -> Iterator[bytes]:
+    def messages(self) -> Iterator[bytes]:
         yield self._counted(labels_pb2.UploadArtefactRequest(header=self._header))
         for index, path in enumerate(self._files):
             position = 0
@@ -114,8 +97,6 @@ class _Upload:
                     position += len(content)
 
     def _counted(self, message: labels_pb2.UploadArtefactRequest) -> bytes:
-        if self._silence is not None:
-            self._silence.moved()
         content: bytes = message.SerializeToString()
-        self._num_bytes += len(content)
+        self.num_bytes += len(content)
         return content

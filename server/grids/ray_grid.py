@@ -294,6 +294,7 @@ def _start_ray(address: str | None, *, num_cpus: int | None, working_dir: Path |
                     num_cpus=num_cpus,
                     include_dashboard=False,
                     object_store_memory=OBJECT_STORE_BYTES,
+                    _node_ip_address="127.0.0.1",  # nothing of an own Ray is reachable from outside
                     **quiet,
                 )
             else:

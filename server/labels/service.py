@@ -17,8 +17,9 @@ from types import TracebackType
 import grpc
 
 from common.arrays import DIGEST_BYTES, MAX_FRAME_BYTES, MAX_MESSAGE_BYTES
-from common.errors import DigestError, NotPublishedError, UsageError
+from common.errors import DigestError, ExchangeError, NotPublishedError, UsageError
 from protos.fedstill.v1 import labels_pb2
+from server.labels.array_uploads import UploadStore
 from server.labels.store import LabelStore
 from server.labels.uploads import receive_upload
 
@@ -43,6 +44,7 @@ _CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (NotPublishedError, grpc.StatusCode.NOT_FOUND),
     (UsageError, grpc.StatusCode.INVALID_ARGUMENT),
     (DigestError, grpc.StatusCode.DATA_LOSS),
+    (ExchangeError, grpc.StatusCode.INVALID_ARGUMENT),
     (OSError, grpc.StatusCode.RESOURCE_EXHAUSTED),
 )
 _log = logging.getLogger(__name__)
@@ -61,7 +63,9 @@ class LabelService:
         store: The store; other processes may serve and fill the same folder.
         host: Address to bind.
         port: Port to bind; 0 takes a free one.
-        uploads_dir: Folder that receives `<node id>/<path>` of each upload.
+        uploads_dir: Folder that receives `<node id>/<path>` of each uploaded file.
+        arrays_dir: Folder that receives uploaded arrays, see `UploadStore`; None takes
+            `uploads` beside `uploads_dir`.
         run_id: The only run whose uploads are accepted; None accepts any.
         on_call: Told of each finished call: method, gRPC code, seconds, bytes moved.
             It runs on the server's threads.
@@ -74,6 +78,7 @@ class LabelService:
         host: str = "127.0.0.1",
         port: int = 0,
         uploads_dir: Path,
+        arrays_dir: Path | None = None,
         run_id: str | None = None,
         on_call: OnCall | None = None,
     ) -> None:
@@ -82,6 +87,7 @@ class LabelService:
         self._host = f"[{host}]" if ":" in host else host
         self._port = port
         self._uploads_dir = uploads_dir
+        self._uploads = UploadStore(arrays_dir or uploads_dir.parent / "uploads")
         self._run_id = run_id
         self._on_call = on_call
         self._server: grpc.Server | None = None
@@ -150,6 +156,16 @@ class LabelService:
                     request_deserializer=labels_pb2.UploadArtefactRequest.FromString,
                     response_serializer=labels_pb2.UploadArtefactResponse.SerializeToString,
                 ),
+                "UploadLabels": grpc.stream_unary_rpc_method_handler(
+                    self._upload_labels,
+                    request_deserializer=labels_pb2.UploadLabelsRequest.FromString,
+                    response_serializer=labels_pb2.UploadLabelsResponse.SerializeToString,
+                ),
+                "GetUpload": grpc.unary_unary_rpc_method_handler(
+                    self._get_upload,
+                    request_deserializer=labels_pb2.GetUploadRequest.FromString,
+                    response_serializer=labels_pb2.GetUploadResponse.SerializeToString,
+                ),
             },
         )
         return handlers
@@ -191,6 +207,24 @@ class LabelService:
             tally.num_bytes = num_bytes
             return labels_pb2.UploadArtefactResponse(num_bytes=num_bytes)
 
+    def _upload_labels(
+        self, requests: Iterator[labels_pb2.UploadLabelsRequest], context: grpc.ServicerContext
+    ) -> labels_pb2.UploadLabelsResponse:
+        with self._counted("UploadLabels", context) as tally:
+            complete = self._uploads.receive(_weighed(requests, tally), run_id=self._run_id)
+            if not complete and not context.is_active():
+                raise ExchangeError("the stream broke off")
+            return labels_pb2.UploadLabelsResponse(complete=complete)
+
+    def _get_upload(
+        self, request: labels_pb2.GetUploadRequest, context: grpc.ServicerContext
+    ) -> labels_pb2.GetUploadResponse:
+        with self._counted("GetUpload", context) as tally:
+            arrived = self._uploads.find_chunks(request, run_id=self._run_id)
+            answer = labels_pb2.GetUploadResponse(complete=arrived is None, chunk_indices=arrived or ())
+            tally.num_bytes = answer.ByteSize()
+            return answer
+
     @contextmanager
     def _counted(self, method: str, context: grpc.ServicerContext) -> Iterator[_Tally]:
         started = time.monotonic()
@@ -209,6 +243,14 @@ class LabelService:
         finally:
             if self._on_call is not None:
                 self._on_call(method, code.name, time.monotonic() - started, tally.num_bytes)
+
+
+def _weighed(
+    requests: Iterator[labels_pb2.UploadLabelsRequest], tally: _Tally
+) -> Iterator[labels_pb2.UploadLabelsRequest]:
+    for request in requests:
+        tally.num_bytes += len(request.header.manifest) + request.chunk.ByteSize()
+        yield request
 
 
 def _check_bindable(host: str, port: int) -> None:

@@ -68,16 +68,37 @@ def receive_upload(
     return sum(announced.num_bytes for announced in files)
 
 
-def _check_header(header: labels_pb2.UploadHeader, *, run_id: str | None) -> tuple[str, Sequence[_Announced]]:
-    for kind, name in (("run id", header.run_id), ("node id", header.node_id)):
-        if not _NAME.fullmatch(name):
-            raise UsageError(
-                f"upload: expected a {kind} of letters, digits, '.', '_' and '-', got {name[:80]!r}"
-            )
-    if run_id is not None and header.run_id != run_id:
+def check_name(kind: str, name: str) -> None:
+    """Refuses a name that is not safe as the name of a file.
+
+    Raises:
+        UsageError: It is empty, too long, hidden, or holds other characters.
+    """
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"upload: expected a {kind} of letters, digits, '.', '_' and '-', got {name[:80]!r}")
+
+
+def check_sender(run_id: str, node_id: str, *, expected_run_id: str | None) -> None:
+    """Checks who uploads.
+
+    Args:
+        run_id: The run that the node works for, as it says.
+        node_id: The node, as it says.
+        expected_run_id: The only run that is accepted; None accepts any.
+
+    Raises:
+        UsageError: A name that is none, or another run.
+    """
+    check_name("run id", run_id)
+    check_name("node id", node_id)
+    if expected_run_id is not None and run_id != expected_run_id:
         raise UsageError(
-            f"upload: expected run {run_id}, got {header.run_id}; the node works for another run"
+            f"upload: expected run {expected_run_id}, got {run_id}; the node works for another run"
         )
+
+
+def _check_header(header: labels_pb2.UploadHeader, *, run_id: str | None) -> tuple[str, Sequence[_Announced]]:
+    check_sender(header.run_id, header.node_id, expected_run_id=run_id)
     files = [_Announced(file.path, file.num_bytes, file.sha256) for file in header.files]
     if not 1 <= len(files) <= MAX_UPLOAD_FILES:
         raise UsageError(f"upload: expected 1 to {MAX_UPLOAD_FILES} files, got {len(files)}")

@@ -1,6 +1,7 @@
 """Artefacts are read as they were written, or refused."""
 
 import contextlib
+import dataclasses
 import json
 
 import numpy as np
@@ -11,7 +12,10 @@ from hypothesis import strategies as st
 from clients import artefact as artefacts
 from clients.artefact import count_artefact_bytes, read_artefact, write_artefact
 from clients.predict import predict_file
+from clients.students import StudentDesign, build_student, describe_student, export_student
+from common.encoders import Encoder
 from common.errors import ArtefactError, DataError
+from common.models import measure_input
 from common.runtime import measure_latency, predict_probabilities
 
 JSON = st.recursive(
@@ -190,3 +194,63 @@ def test_a_crash_while_only_the_manifest_changes_leaves_the_old_artefact(
 
 def test_no_temporary_file_is_left(artefact_dir):
     assert sorted(path.name for path in artefact_dir.iterdir()) == ["manifest.json", "model.onnx"]
+
+
+ENCODER = Encoder("words", tuple(f"w{i}" for i in range(18)), 6)
+
+
+@pytest.fixture(scope="module")
+def text_model():
+    x = np.random.default_rng(0).integers(0, 20, size=(32, 6)).astype(np.uint8)
+    spec = measure_input(x, task="text", layout="T", scale=1.0, num_ids=20)
+    design = StudentDesign("embedding-bag", 1.0, 8, spec, ("a", "b"), ("text",))
+    student = build_student(design, seed=0)
+    exported = export_student(student, design, calibration_S=x)
+    return exported.model, describe_student(student, design, num_calibration=32, origin={})
+
+
+@pytest.fixture
+def text_dir(tmp_path, text_model):
+    write_artefact(tmp_path / "artefact", *text_model, encoder=ENCODER)
+    return tmp_path / "artefact"
+
+
+def test_an_artefact_of_text_brings_its_encoder(text_dir):
+    artefact = read_artefact(text_dir)
+    assert artefact.encoder == ENCODER
+    assert count_artefact_bytes(text_dir) == sum(path.stat().st_size for path in text_dir.iterdir())
+    assert set(artefact.manifest["files"]) == {"model.onnx", "encoder.json"}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda path: path.unlink(), r"expected encoder\.json beside a model of text"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-9]), r"encoder\.json is truncated or altered"),
+    ],
+)
+def test_an_artefact_of_text_without_its_whole_encoder_is_refused(text_dir, spoil, message):
+    spoil(text_dir / "encoder.json")
+    with pytest.raises(ArtefactError, match=message):
+        read_artefact(text_dir)
+
+
+@pytest.mark.parametrize("change", [{"max_length": 7}, {"symbols": tuple(f"w{i}" for i in range(300))}])
+def test_an_encoder_of_another_model_is_refused(tmp_path, text_model, change):
+    write_artefact(tmp_path / "artefact", *text_model, encoder=dataclasses.replace(ENCODER, **change))
+    with pytest.raises(ArtefactError, match=r"ids of \w+, the model takes"):
+        read_artefact(tmp_path / "artefact")
+
+
+def test_texts_are_predicted_in_their_order(text_dir, tmp_path):
+    texts = ["w1 w2 W3", "nothing known", "w17, w16; w15"]
+    (tmp_path / "raw.csv").write_text("text\n" + "\n".join(f'"{text}"' for text in texts) + "\n")
+    assert predict_file(text_dir, str(tmp_path / "raw.csv"), tmp_path / "out.csv") == (3, None)
+    expected = predict_probabilities(read_artefact(text_dir).session, ENCODER.encode(texts)).argmax(1)
+    assert (tmp_path / "out.csv").read_text().split()[1:] == [str(index) for index in expected]
+
+
+def test_numbers_are_no_samples_for_a_model_of_text(text_dir, tmp_path):
+    np.savez(tmp_path / "raw.npz", x=np.zeros((3, 6), np.uint8))
+    with pytest.raises(DataError, match="expected text samples, got numbers"):
+        predict_file(text_dir, str(tmp_path / "raw.npz"), tmp_path / "out.csv")

@@ -7,14 +7,18 @@ import pytest
 
 from clients.private import (
     LabelledSamples,
+    PrivateData,
     check_private,
     digest_private,
+    encode_private,
     load_private,
     load_public_samples,
     name_node,
 )
 from common.config import build_config
 from common.datasets import load_dataset, split_dataset
+from common.datasets.values import as_texts
+from common.encoders import Encoder
 from common.errors import DataError
 from common.models import measure_input
 
@@ -99,3 +103,29 @@ def test_a_class_that_the_coordinator_does_not_know_is_refused(spec, part):
     changed = dataclasses.replace(private, **{part: LabelledSamples(samples.x_S, labels)})
     with pytest.raises(DataError, match="node-0001: expected classes below 10, got 10"):
         check_private(changed, spec, num_classes=10)
+
+
+def raw_private(*texts):
+    parts = [LabelledSamples(as_texts([text, "the end"]), np.arange(2)) for text in texts]
+    return PrivateData("node-0001", "", *parts)
+
+
+def test_raw_text_becomes_ids_once_per_process():
+    encoder, private = Encoder("words", ("the", "cat"), 3), raw_private("the cat", "a cat", "cat")
+    encoded = encode_private(private, encoder)
+    assert encoded.train.x_S.tolist() == [[2, 3, 0], [2, 1, 0]]
+    assert encoded.test.y_S.tolist() == [0, 1]
+    assert encode_private(raw_private("the cat", "a cat", "cat"), encoder) is encoded
+    assert encode_private(raw_private("the dog", "a cat", "cat"), encoder) is not encoded
+
+
+def test_numbers_stay_as_they_are():
+    private = load(1)
+    assert encode_private(private, Encoder("words", ("the",), 3)) is private
+
+
+def test_digest_of_raw_text_is_that_of_its_content():
+    first, same, moved = (
+        raw_private(*texts) for texts in (("ab", "c", "d"), ("ab", "c", "d"), ("a", "bc", "d"))
+    )
+    assert digest_private(first) == digest_private(same) != digest_private(moved)

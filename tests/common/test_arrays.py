@@ -116,6 +116,39 @@ def test_impossible_claims_are_refused(changes):
         parse(content)
 
 
+@pytest.mark.parametrize("num_all", [3, 8, 9, 17])
+def test_a_row_mask_survives_the_wire(num_all):
+    covered = np.zeros(num_all, bool)
+    covered[[0, 1, num_all - 1]] = True
+    np.testing.assert_array_equal(parse(raw_manifest(covered_S=covered)).covered_S, covered)
+
+
+def test_an_array_without_a_mask_has_none():
+    assert parse(raw_manifest()).covered_S is None
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "bits"),
+    [
+        (3, b""),
+        (3, b"\x07\x00"),
+        (9, b"\x07"),
+        (4, b"\x03"),
+        (4, b"\x0f"),
+        (4, b"\x13"),
+        (4, b"\x17"),
+        (2, b"\x07"),
+        (2**63, b"\x07"),
+        (0, b""),
+    ],
+)
+def test_masks_that_are_not_the_arrays_are_refused(num_rows, bits):
+    message = labels_pb2.Manifest.FromString(raw_manifest())
+    message.row_mask.num_rows, message.row_mask.bits = num_rows, bits
+    with pytest.raises(ExchangeError, match=r"manifest refused.*mask"):
+        parse(message.SerializeToString())
+
+
 def test_bytes_that_are_no_manifest_are_refused():
     with pytest.raises(ExchangeError, match="no protobuf"):
         parse(b"\xff" * 40)

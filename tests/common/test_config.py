@@ -50,7 +50,7 @@ def test_reference_says_every_limit_in_full():
 
 
 def test_reference_lists_the_choices():
-    assert "(one of auto, image, tabular, series)" in reference()
+    assert "(one of auto, image, tabular, series, text, sequence)" in reference()
 
 
 @every_key

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -31,10 +33,16 @@ def comparable(run_dir: Path) -> list[dict[str, object]]:
     return lines
 
 
-def launch(*arguments: str, home: Path) -> subprocess.Popen[str]:
+def heed_interrupts() -> None:
+    # A suite that runs in the background inherits SIGINT ignored, and so would the child.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@contextmanager
+def launch(*arguments: str, home: Path) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-c", "from server.cli import main; main()", "simulate", *arguments]
     environment = os.environ | {"FEDSTILL_HOME": str(home)}
-    return subprocess.Popen(
+    process = subprocess.Popen(
         command,
         cwd=ROOT,
         env=environment,
@@ -42,15 +50,32 @@ def launch(*arguments: str, home: Path) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=heed_interrupts,
     )
+    try:
+        yield process
+    finally:
+        for child in family_of(process):
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
+        process.kill()
+
+
+def family_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    try:
+        return psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
 
 
 def test_ray_grid_and_local_grid_end_the_same(
     quick_config: Config, quick_overrides: list[str], tmp_path: Path
 ) -> None:
-    process = launch("--json", "--run-dir", str(tmp_path / "ray"), *quick_overrides, home=tmp_path / "home")
-    local = simulate(quick_config, run_dir=tmp_path / "local", grid_name="local")
-    output, errors = process.communicate(timeout=240)
+    with launch(
+        "--json", "--run-dir", str(tmp_path / "ray"), *quick_overrides, home=tmp_path / "home"
+    ) as process:
+        local = simulate(quick_config, run_dir=tmp_path / "local", grid_name="local")
+        output, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
     summary = json.loads(output)
     assert comparable(tmp_path / "ray") == comparable(tmp_path / "local")
@@ -63,15 +88,16 @@ def test_interrupt_ends_with_130_leaves_no_process_and_can_be_resumed(
     quick_overrides: list[str], tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "run"
-    more = ["--set", "federation.num_rounds=500", "--set", "federation.control_fraction=0"]
-    process = launch("--run-dir", str(run_dir), *quick_overrides, *more, home=tmp_path / "home")
-    wait_for_round(run_dir, process)
-    family = psutil.Process(process.pid).children(recursive=True)
-    assert family
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
-    _, alive = psutil.wait_procs(family, timeout=15)
+    # Students that hardly learn never come near the teacher, which would end the run.
+    more = ["--set", "federation.num_rounds=500", "--set", "distill.learning_rate=1e-6"]
+    with launch("--run-dir", str(run_dir), *quick_overrides, *more, home=tmp_path / "home") as process:
+        wait_for_round(run_dir, process)
+        family = family_of(process)
+        assert family
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 130, errors
+        _, alive = psutil.wait_procs(family, timeout=30)
     assert not alive
     assert "Traceback" not in errors
     assert load_state(run_dir).round >= 1

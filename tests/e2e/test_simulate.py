@@ -299,7 +299,7 @@ def test_predict_needs_no_torch_and_agrees_with_the_run(
     [
         (["data.source=nowhere"], "nowhere"),
         (["federation.scheme=teachr"], "did you mean 'teacher'"),
-        (["distill.loss=lk"], "Known: kl"),
+        (["distill.loss=lk"], "did you mean 'kl'"),
         (["exchange.codec=lp9"], "did you mean 'lp8'"),
         (["federation.partitioner=dirichle"], "dirichlet"),
         (["student.model=cnn-tinny"], "did you mean 'cnn-tiny'"),

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
+import re
 import socket
 import statistics
 import subprocess
@@ -12,7 +11,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -33,14 +32,7 @@ from server.events import (
 )
 from server.metrics import MetricsEndpoint, RunMetrics
 
-
-def require(program: str) -> str:
-    path = shutil.which(program)
-    if path is None and os.environ.get("CI") == "true":
-        pytest.fail(f"{program} has to be installed where CI=true")
-    if path is None:
-        pytest.skip(f"{program} is not installed")
-    return path
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def report(
@@ -233,9 +225,13 @@ def test_ten_thousand_nodes_render_within_a_tenth_of_a_second(metrics: RunMetric
 @pytest.mark.parametrize("page", ["/metrics", "/metrics/nodes"])
 @pytest.mark.parametrize("played", [True, False])
 def test_promtool_has_nothing_to_say(
-    page: str, played: bool, metrics: RunMetrics, endpoint: MetricsEndpoint
+    page: str,
+    played: bool,
+    metrics: RunMetrics,
+    endpoint: MetricsEndpoint,
+    require_program: Callable[[str], str],
 ) -> None:
-    promtool = require("promtool")
+    promtool = require_program("promtool")
     if played:
         play_run(metrics)
 
@@ -299,15 +295,13 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def prometheus(endpoint: MetricsEndpoint, tmp_path: Path) -> Iterator[str]:
-    program = require("prometheus")
-    jobs = [
-        {"job_name": name, "metrics_path": path, "static_configs": [{"targets": [endpoint.address]}]}
-        for name, path in (("fedstill", "/metrics"), ("fedstill-nodes", "/metrics/nodes"))
-    ]
-    # JSON is YAML.
-    config = {"global": {"scrape_interval": "1s"}, "scrape_configs": jobs}
-    (tmp_path / "prometheus.yml").write_text(json.dumps(config))
+def prometheus(
+    endpoint: MetricsEndpoint, tmp_path: Path, require_program: Callable[[str], str]
+) -> Iterator[str]:
+    program = require_program("prometheus")
+    shipped = (ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text(encoding="utf-8")
+    (tmp_path / "prometheus.yml").write_text(re.sub(r"(_interval): \d+s", r"\1: 1s", shipped))
+    (tmp_path / "targets.json").write_text(json.dumps([{"targets": [endpoint.address]}]))
     address = f"127.0.0.1:{free_port()}"
     process = subprocess.Popen(
         [

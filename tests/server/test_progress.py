@@ -273,6 +273,7 @@ def make_summary(*, teacher: bool = True) -> Summary:
         teacher=TeacherSummary(
             model="cnn",
             accuracy=0.976,
+            initial_accuracy=0.98,
             validation_accuracy=0.98,
             num_parameters=127_000,
             size_bytes=512_000,

@@ -47,7 +47,7 @@ class StudentPlan(_message.Message):
     def __init__(self, model: _Optional[str] = ..., width: _Optional[float] = ..., bits: _Optional[int] = ..., num_calibration: _Optional[int] = ...) -> None: ...
 
 class InputSpec(_message.Message):
-    __slots__ = ("task", "sample_shape", "dtype", "layout", "scale", "mean", "std", "class_names", "feature_names")
+    __slots__ = ("task", "sample_shape", "dtype", "layout", "scale", "mean", "std", "class_names", "feature_names", "num_ids")
     TASK_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_SHAPE_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
@@ -57,6 +57,7 @@ class InputSpec(_message.Message):
     STD_FIELD_NUMBER: _ClassVar[int]
     CLASS_NAMES_FIELD_NUMBER: _ClassVar[int]
     FEATURE_NAMES_FIELD_NUMBER: _ClassVar[int]
+    NUM_IDS_FIELD_NUMBER: _ClassVar[int]
     task: str
     sample_shape: _containers.RepeatedScalarFieldContainer[int]
     dtype: str
@@ -66,10 +67,11 @@ class InputSpec(_message.Message):
     std: _containers.RepeatedScalarFieldContainer[float]
     class_names: _containers.RepeatedScalarFieldContainer[str]
     feature_names: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, task: _Optional[str] = ..., sample_shape: _Optional[_Iterable[int]] = ..., dtype: _Optional[str] = ..., layout: _Optional[str] = ..., scale: _Optional[float] = ..., mean: _Optional[_Iterable[float]] = ..., std: _Optional[_Iterable[float]] = ..., class_names: _Optional[_Iterable[str]] = ..., feature_names: _Optional[_Iterable[str]] = ...) -> None: ...
+    num_ids: int
+    def __init__(self, task: _Optional[str] = ..., sample_shape: _Optional[_Iterable[int]] = ..., dtype: _Optional[str] = ..., layout: _Optional[str] = ..., scale: _Optional[float] = ..., mean: _Optional[_Iterable[float]] = ..., std: _Optional[_Iterable[float]] = ..., class_names: _Optional[_Iterable[str]] = ..., feature_names: _Optional[_Iterable[str]] = ..., num_ids: _Optional[int] = ...) -> None: ...
 
 class LabelSource(_message.Message):
-    __slots__ = ("address", "label_set_id", "codec", "temperature", "labels_digest", "public_digest", "evaluation_digest", "validation_digest")
+    __slots__ = ("address", "label_set_id", "codec", "temperature", "labels_digest", "public_digest", "evaluation_digest", "validation_digest", "encoder_digest", "knowledge_digest", "knowledge_counts")
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     LABEL_SET_ID_FIELD_NUMBER: _ClassVar[int]
     CODEC_FIELD_NUMBER: _ClassVar[int]
@@ -78,6 +80,9 @@ class LabelSource(_message.Message):
     PUBLIC_DIGEST_FIELD_NUMBER: _ClassVar[int]
     EVALUATION_DIGEST_FIELD_NUMBER: _ClassVar[int]
     VALIDATION_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ENCODER_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    KNOWLEDGE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    KNOWLEDGE_COUNTS_FIELD_NUMBER: _ClassVar[int]
     address: str
     label_set_id: str
     codec: str
@@ -86,10 +91,13 @@ class LabelSource(_message.Message):
     public_digest: bytes
     evaluation_digest: bytes
     validation_digest: bytes
-    def __init__(self, address: _Optional[str] = ..., label_set_id: _Optional[str] = ..., codec: _Optional[str] = ..., temperature: _Optional[float] = ..., labels_digest: _Optional[bytes] = ..., public_digest: _Optional[bytes] = ..., evaluation_digest: _Optional[bytes] = ..., validation_digest: _Optional[bytes] = ...) -> None: ...
+    encoder_digest: bytes
+    knowledge_digest: bytes
+    knowledge_counts: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, address: _Optional[str] = ..., label_set_id: _Optional[str] = ..., codec: _Optional[str] = ..., temperature: _Optional[float] = ..., labels_digest: _Optional[bytes] = ..., public_digest: _Optional[bytes] = ..., evaluation_digest: _Optional[bytes] = ..., validation_digest: _Optional[bytes] = ..., encoder_digest: _Optional[bytes] = ..., knowledge_digest: _Optional[bytes] = ..., knowledge_counts: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Hyperparameters(_message.Message):
-    __slots__ = ("scheme", "loss", "temperature", "distill_lambda", "num_steps", "batch_size", "learning_rate", "weight_decay")
+    __slots__ = ("scheme", "loss", "temperature", "distill_lambda", "num_steps", "batch_size", "learning_rate", "weight_decay", "proximal_mu")
     SCHEME_FIELD_NUMBER: _ClassVar[int]
     LOSS_FIELD_NUMBER: _ClassVar[int]
     TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
@@ -98,6 +106,7 @@ class Hyperparameters(_message.Message):
     BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_DECAY_FIELD_NUMBER: _ClassVar[int]
+    PROXIMAL_MU_FIELD_NUMBER: _ClassVar[int]
     scheme: str
     loss: str
     temperature: float
@@ -106,10 +115,11 @@ class Hyperparameters(_message.Message):
     batch_size: int
     learning_rate: float
     weight_decay: float
-    def __init__(self, scheme: _Optional[str] = ..., loss: _Optional[str] = ..., temperature: _Optional[float] = ..., distill_lambda: _Optional[float] = ..., num_steps: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ...) -> None: ...
+    proximal_mu: float
+    def __init__(self, scheme: _Optional[str] = ..., loss: _Optional[str] = ..., temperature: _Optional[float] = ..., distill_lambda: _Optional[float] = ..., num_steps: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., proximal_mu: _Optional[float] = ...) -> None: ...
 
 class TaskRequest(_message.Message):
-    __slots__ = ("run_id", "round", "base_round", "labels", "plan", "hyperparameters", "deadline_seconds", "seed", "input")
+    __slots__ = ("run_id", "round", "base_round", "labels", "plan", "hyperparameters", "deadline_seconds", "seed", "input", "wants_upload")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     BASE_ROUND_FIELD_NUMBER: _ClassVar[int]
@@ -119,6 +129,7 @@ class TaskRequest(_message.Message):
     DEADLINE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     INPUT_FIELD_NUMBER: _ClassVar[int]
+    WANTS_UPLOAD_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     round: int
     base_round: int
@@ -128,7 +139,8 @@ class TaskRequest(_message.Message):
     deadline_seconds: float
     seed: int
     input: InputSpec
-    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., base_round: _Optional[int] = ..., labels: _Optional[_Union[LabelSource, _Mapping]] = ..., plan: _Optional[_Union[StudentPlan, _Mapping]] = ..., hyperparameters: _Optional[_Union[Hyperparameters, _Mapping]] = ..., deadline_seconds: _Optional[float] = ..., seed: _Optional[int] = ..., input: _Optional[_Union[InputSpec, _Mapping]] = ...) -> None: ...
+    wants_upload: bool
+    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., base_round: _Optional[int] = ..., labels: _Optional[_Union[LabelSource, _Mapping]] = ..., plan: _Optional[_Union[StudentPlan, _Mapping]] = ..., hyperparameters: _Optional[_Union[Hyperparameters, _Mapping]] = ..., deadline_seconds: _Optional[float] = ..., seed: _Optional[int] = ..., input: _Optional[_Union[InputSpec, _Mapping]] = ..., wants_upload: _Optional[bool] = ...) -> None: ...
 
 class Predictions(_message.Message):
     __slots__ = ("classes", "confidences")
@@ -139,7 +151,7 @@ class Predictions(_message.Message):
     def __init__(self, classes: _Optional[bytes] = ..., confidences: _Optional[bytes] = ...) -> None: ...
 
 class TaskResponse(_message.Message):
-    __slots__ = ("run_id", "round", "node_id", "state_reset", "distillation_loss", "private_loss", "private_validation_accuracy", "private_test_accuracy", "evaluation", "evaluation_fp32", "validation", "model", "wire_bytes_down", "seconds", "student_digest", "artefact_digest", "num_steps", "host")
+    __slots__ = ("run_id", "round", "node_id", "state_reset", "distillation_loss", "private_loss", "private_validation_accuracy", "private_test_accuracy", "evaluation", "evaluation_fp32", "validation", "model", "wire_bytes_down", "seconds", "student_digest", "artefact_digest", "num_steps", "host", "upload_digest", "upload_bytes", "upload_counts")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -158,6 +170,9 @@ class TaskResponse(_message.Message):
     ARTEFACT_DIGEST_FIELD_NUMBER: _ClassVar[int]
     NUM_STEPS_FIELD_NUMBER: _ClassVar[int]
     HOST_FIELD_NUMBER: _ClassVar[int]
+    UPLOAD_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    UPLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    UPLOAD_COUNTS_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     round: int
     node_id: str
@@ -176,7 +191,10 @@ class TaskResponse(_message.Message):
     artefact_digest: str
     num_steps: int
     host: str
-    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., node_id: _Optional[str] = ..., state_reset: _Optional[bool] = ..., distillation_loss: _Optional[float] = ..., private_loss: _Optional[float] = ..., private_validation_accuracy: _Optional[float] = ..., private_test_accuracy: _Optional[float] = ..., evaluation: _Optional[_Union[Predictions, _Mapping]] = ..., evaluation_fp32: _Optional[_Union[Predictions, _Mapping]] = ..., validation: _Optional[_Union[Predictions, _Mapping]] = ..., model: _Optional[_Union[ModelFacts, _Mapping]] = ..., wire_bytes_down: _Optional[int] = ..., seconds: _Optional[_Union[PhaseSeconds, _Mapping]] = ..., student_digest: _Optional[str] = ..., artefact_digest: _Optional[str] = ..., num_steps: _Optional[int] = ..., host: _Optional[str] = ...) -> None: ...
+    upload_digest: bytes
+    upload_bytes: int
+    upload_counts: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., node_id: _Optional[str] = ..., state_reset: _Optional[bool] = ..., distillation_loss: _Optional[float] = ..., private_loss: _Optional[float] = ..., private_validation_accuracy: _Optional[float] = ..., private_test_accuracy: _Optional[float] = ..., evaluation: _Optional[_Union[Predictions, _Mapping]] = ..., evaluation_fp32: _Optional[_Union[Predictions, _Mapping]] = ..., validation: _Optional[_Union[Predictions, _Mapping]] = ..., model: _Optional[_Union[ModelFacts, _Mapping]] = ..., wire_bytes_down: _Optional[int] = ..., seconds: _Optional[_Union[PhaseSeconds, _Mapping]] = ..., student_digest: _Optional[str] = ..., artefact_digest: _Optional[str] = ..., num_steps: _Optional[int] = ..., host: _Optional[str] = ..., upload_digest: _Optional[bytes] = ..., upload_bytes: _Optional[int] = ..., upload_counts: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ModelFacts(_message.Message):
     __slots__ = ("num_parameters", "fp32_bytes", "artefact_bytes")

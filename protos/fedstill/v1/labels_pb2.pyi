@@ -31,7 +31,7 @@ class GetManifestResponse(_message.Message):
     def __init__(self, manifest: _Optional[bytes] = ...) -> None: ...
 
 class Manifest(_message.Message):
-    __slots__ = ("num_rows", "row_shape", "dtype", "codec", "encoding", "chunk_rows", "chunks")
+    __slots__ = ("num_rows", "row_shape", "dtype", "codec", "encoding", "chunk_rows", "chunks", "row_mask")
     NUM_ROWS_FIELD_NUMBER: _ClassVar[int]
     ROW_SHAPE_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
@@ -39,6 +39,7 @@ class Manifest(_message.Message):
     ENCODING_FIELD_NUMBER: _ClassVar[int]
     CHUNK_ROWS_FIELD_NUMBER: _ClassVar[int]
     CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    ROW_MASK_FIELD_NUMBER: _ClassVar[int]
     num_rows: int
     row_shape: _containers.RepeatedScalarFieldContainer[int]
     dtype: str
@@ -46,7 +47,16 @@ class Manifest(_message.Message):
     encoding: LabelEncoding
     chunk_rows: int
     chunks: _containers.RepeatedCompositeFieldContainer[ChunkInfo]
-    def __init__(self, num_rows: _Optional[int] = ..., row_shape: _Optional[_Iterable[int]] = ..., dtype: _Optional[str] = ..., codec: _Optional[str] = ..., encoding: _Optional[_Union[LabelEncoding, _Mapping]] = ..., chunk_rows: _Optional[int] = ..., chunks: _Optional[_Iterable[_Union[ChunkInfo, _Mapping]]] = ...) -> None: ...
+    row_mask: RowMask
+    def __init__(self, num_rows: _Optional[int] = ..., row_shape: _Optional[_Iterable[int]] = ..., dtype: _Optional[str] = ..., codec: _Optional[str] = ..., encoding: _Optional[_Union[LabelEncoding, _Mapping]] = ..., chunk_rows: _Optional[int] = ..., chunks: _Optional[_Iterable[_Union[ChunkInfo, _Mapping]]] = ..., row_mask: _Optional[_Union[RowMask, _Mapping]] = ...) -> None: ...
+
+class RowMask(_message.Message):
+    __slots__ = ("num_rows", "bits")
+    NUM_ROWS_FIELD_NUMBER: _ClassVar[int]
+    BITS_FIELD_NUMBER: _ClassVar[int]
+    num_rows: int
+    bits: bytes
+    def __init__(self, num_rows: _Optional[int] = ..., bits: _Optional[bytes] = ...) -> None: ...
 
 class ChunkInfo(_message.Message):
     __slots__ = ("num_bytes", "crc32c", "sha256")
@@ -121,3 +131,61 @@ class UploadArtefactResponse(_message.Message):
     NUM_BYTES_FIELD_NUMBER: _ClassVar[int]
     num_bytes: int
     def __init__(self, num_bytes: _Optional[int] = ...) -> None: ...
+
+class UploadLabelsRequest(_message.Message):
+    __slots__ = ("header", "chunk")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    header: UploadLabelsHeader
+    chunk: UploadLabelsChunk
+    def __init__(self, header: _Optional[_Union[UploadLabelsHeader, _Mapping]] = ..., chunk: _Optional[_Union[UploadLabelsChunk, _Mapping]] = ...) -> None: ...
+
+class UploadLabelsHeader(_message.Message):
+    __slots__ = ("run_id", "round", "node_id", "digest", "manifest")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    round: int
+    node_id: str
+    digest: bytes
+    manifest: bytes
+    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., node_id: _Optional[str] = ..., digest: _Optional[bytes] = ..., manifest: _Optional[bytes] = ...) -> None: ...
+
+class UploadLabelsChunk(_message.Message):
+    __slots__ = ("index", "crc32c", "payload")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    CRC32C_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    crc32c: int
+    payload: bytes
+    def __init__(self, index: _Optional[int] = ..., crc32c: _Optional[int] = ..., payload: _Optional[bytes] = ...) -> None: ...
+
+class UploadLabelsResponse(_message.Message):
+    __slots__ = ("complete",)
+    COMPLETE_FIELD_NUMBER: _ClassVar[int]
+    complete: bool
+    def __init__(self, complete: _Optional[bool] = ...) -> None: ...
+
+class GetUploadRequest(_message.Message):
+    __slots__ = ("run_id", "round", "node_id", "digest")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    round: int
+    node_id: str
+    digest: bytes
+    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., node_id: _Optional[str] = ..., digest: _Optional[bytes] = ...) -> None: ...
+
+class GetUploadResponse(_message.Message):
+    __slots__ = ("complete", "chunk_indices")
+    COMPLETE_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_INDICES_FIELD_NUMBER: _ClassVar[int]
+    complete: bool
+    chunk_indices: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, complete: _Optional[bool] = ..., chunk_indices: _Optional[_Iterable[int]] = ...) -> None: ...

@@ -52,6 +52,16 @@ class LabelServiceStub:
                 request_serializer=protos_dot_fedstill_dot_v1_dot_labels__pb2.UploadArtefactRequest.SerializeToString,
                 response_deserializer=protos_dot_fedstill_dot_v1_dot_labels__pb2.UploadArtefactResponse.FromString,
                 _registered_method=True)
+        self.UploadLabels = channel.stream_unary(
+                '/fedstill.v1.LabelService/UploadLabels',
+                request_serializer=protos_dot_fedstill_dot_v1_dot_labels__pb2.UploadLabelsRequest.SerializeToString,
+                response_deserializer=protos_dot_fedstill_dot_v1_dot_labels__pb2.UploadLabelsResponse.FromString,
+                _registered_method=True)
+        self.GetUpload = channel.unary_unary(
+                '/fedstill.v1.LabelService/GetUpload',
+                request_serializer=protos_dot_fedstill_dot_v1_dot_labels__pb2.GetUploadRequest.SerializeToString,
+                response_deserializer=protos_dot_fedstill_dot_v1_dot_labels__pb2.GetUploadResponse.FromString,
+                _registered_method=True)
 
 
 class LabelServiceServicer:
@@ -83,6 +93,23 @@ class LabelServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UploadLabels(self, request_iterator, context):
+        """Takes one array of one node for one round, such as its logits; idempotent by
+        run, round, node and chunk. Chunks may come in any order and over several
+        streams; the array exists once all of them are there and verified.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetUpload(self, request, context):
+        """Says which chunks of an upload have arrived, so that a node whose stream
+        broke sends only the others.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LabelServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -100,6 +127,16 @@ def add_LabelServiceServicer_to_server(servicer, server):
                     servicer.UploadArtefact,
                     request_deserializer=protos_dot_fedstill_dot_v1_dot_labels__pb2.UploadArtefactRequest.FromString,
                     response_serializer=protos_dot_fedstill_dot_v1_dot_labels__pb2.UploadArtefactResponse.SerializeToString,
+            ),
+            'UploadLabels': grpc.stream_unary_rpc_method_handler(
+                    servicer.UploadLabels,
+                    request_deserializer=protos_dot_fedstill_dot_v1_dot_labels__pb2.UploadLabelsRequest.FromString,
+                    response_serializer=protos_dot_fedstill_dot_v1_dot_labels__pb2.UploadLabelsResponse.SerializeToString,
+            ),
+            'GetUpload': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUpload,
+                    request_deserializer=protos_dot_fedstill_dot_v1_dot_labels__pb2.GetUploadRequest.FromString,
+                    response_serializer=protos_dot_fedstill_dot_v1_dot_labels__pb2.GetUploadResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -186,6 +223,60 @@ class LabelService:
             '/fedstill.v1.LabelService/UploadArtefact',
             protos_dot_fedstill_dot_v1_dot_labels__pb2.UploadArtefactRequest.SerializeToString,
             protos_dot_fedstill_dot_v1_dot_labels__pb2.UploadArtefactResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UploadLabels(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/fedstill.v1.LabelService/UploadLabels',
+            protos_dot_fedstill_dot_v1_dot_labels__pb2.UploadLabelsRequest.SerializeToString,
+            protos_dot_fedstill_dot_v1_dot_labels__pb2.UploadLabelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUpload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedstill.v1.LabelService/GetUpload',
+            protos_dot_fedstill_dot_v1_dot_labels__pb2.GetUploadRequest.SerializeToString,
+            protos_dot_fedstill_dot_v1_dot_labels__pb2.GetUploadResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -14,9 +14,10 @@ MARK = bytes([171]) * 64
 
 
 class Line:
-    """Forwards TCP to a service; faults but flips apply to what comes back from it.
+    """Forwards TCP to a service; faults apply to what comes back from it, flips to all.
 
     cut_after: bytes after which each of the next `num_cuts` connections is cut.
+    cut_up_after: the same, in bytes that went to the service.
     num_flips: how many more times a byte inside MARK is altered.
     silent: nothing is forwarded while it is set.
     slow_after: bytes after which a connection creeps.
@@ -26,7 +27,7 @@ class Line:
         self.target = target
         self.cut_after, self.num_cuts, self.num_flips = 0, 0, 0
         self.silent = threading.Event()
-        self.slow_after = float("inf")
+        self.slow_after = self.cut_up_after = float("inf")
         self.num_bytes = 0
         self._server = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._server.getsockname()[1]}"
@@ -60,7 +61,12 @@ class Line:
                 if self.num_flips and MARK in content:
                     self.num_flips -= 1
                     content = content.replace(MARK, b"\0" + MARK[1:], 1)
-                if from_service:
+                if not from_service:
+                    seen += len(content)
+                    if self.num_cuts and seen > self.cut_up_after:
+                        self.num_cuts -= 1
+                        break
+                else:
                     while self.silent.is_set():
                         threading.Event().wait(0.01)
                     self.num_bytes += len(content)

@@ -73,8 +73,9 @@ def pull_until(grid, message_ids, *, seconds=20.0):
 
 def pids_of_both_actors(grid):
     """Waits until both are there: the other tests kill some."""
-    pids = set()
+    pids, deadline = set(), time.monotonic() + 60
     while len(pids) < 2:
+        assert time.monotonic() < deadline, "only one actor answers"
         pids = {
             found["pid"]
             for found in facts(grid.send_and_receive(tell_all(grid, "sleep", seconds=0.05))).values()
@@ -309,13 +310,15 @@ def test_interrupt_leaves_no_process_behind():
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # A suite that runs in the background inherits SIGINT ignored, and so would the child.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     children = [psutil.Process(int(pid)) for pid in driver.stdout.readline().split()]
     assert len(children) >= 4
     os.killpg(driver.pid, signal.SIGINT)
-    _, errors = driver.communicate(timeout=20)
+    _, errors = driver.communicate(timeout=60)
     assert "KeyboardInterrupt" in errors
-    _, alive = psutil.wait_procs(children, timeout=10)
+    _, alive = psutil.wait_procs(children, timeout=30)
     assert alive == []
 
 

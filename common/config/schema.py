@@ -1,21 +1,10 @@
-"""The configuration: every key typed, ranged, documented and defaulted here.
-
-It is read from one TOML file, from `--set key=value` and from Flower's run
-configuration (flat, dotted keys); all three meet in `Config`.
-"""
+"""The schema: every key typed, ranged, documented and defaulted here."""
 
 from __future__ import annotations
 
-import difflib
-import tomllib
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from common.errors import ConfigError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Scalar = bool | int | float | str
 Unit = Annotated[float, Field(ge=0, le=1)]
@@ -34,10 +23,11 @@ class DataConfig(Section):
 
     source: str = Field(
         "digits",
-        description="built-in name (digits, mnist-5k) or a path to your data; $VARIABLES are expanded",
+        description="built-in name (digits, mnist-5k, bbc-news, gene-families) or a path to your data;"
+        " $VARIABLES are expanded",
     )
-    task: Literal["auto", "image", "tabular", "series"] = Field(
-        "auto", description="kind of samples; auto infers it from shape and type"
+    task: Literal["auto", "image", "tabular", "series", "text", "sequence"] = Field(
+        "auto", description="kind of samples; auto infers it from shape, type and column names"
     )
     num_server: float = Field(
         0.3,
@@ -50,6 +40,18 @@ class DataConfig(Section):
     label_column: str = Field("label", description="column of a CSV that holds the class")
     group_column: str = Field(
         "", description="column of a CSV that groups samples (person, site); empty: none"
+    )
+    vocabulary_size: int = Field(
+        4096,
+        ge=16,
+        le=32_768,
+        description="text: ids of the tokeniser at most, which knows the server's and the public words",
+    )
+    max_length: int = Field(
+        0,
+        ge=0,
+        le=65_536,
+        description="text and sequence: words or letters read per sample; 0: chosen by the data",
     )
     test_fraction: float = Field(
         0.2, gt=0, lt=1, description="evaluation set cut off by seed where the data has no test part"
@@ -128,7 +130,11 @@ class CompressConfig(Section):
 class FederationConfig(Section):
     """Nodes, rounds and what is exchanged."""
 
-    scheme: str = Field("teacher", description="what is exchanged: teacher, or local for no exchange")
+    scheme: str = Field(
+        "teacher",
+        description="what is exchanged: teacher, ensemble, co-teaching, classwise, prototypes, weights or"
+        " local (nothing)",
+    )
     num_nodes: int = Field(8, ge=1, le=100_000, description="nodes of the federation")
     num_rounds: int = Field(3, ge=1, le=10_000, description="upper limit of rounds")
     partitioner: str = Field("dirichlet", description="name from the partitioner registry")
@@ -136,6 +142,12 @@ class FederationConfig(Section):
     min_samples_per_node: int = Field(8, ge=0, description="dirichlet: samples that every node gets at least")
     labels_per_node: int = Field(2, ge=1, description="shards: distinct label shards per node")
     empty_nodes: Literal["refuse", "skip"] = Field("refuse", description="what a node without data means")
+    aggregator: str = Field(
+        "mean", description="name from the aggregator registry: how nodes' logits become one label set"
+    )
+    proximal_mu: float = Field(
+        0.0, ge=0, le=1000, description="weights: FedProx's proximal term; 0 is FedAvg"
+    )
     sample_fraction: float = Field(1.0, gt=0, le=1, description="nodes sampled for each round")
     quorum: float = Field(1.0, gt=0, le=1, description="share of sampled nodes whose replies close the round")
     deadline_seconds: float = Field(
@@ -221,173 +233,10 @@ class Config(Section):
         return self
 
 
-def _sections() -> dict[str, type[Section]]:
+def sections() -> dict[str, type[Section]]:
+    """Lists the tables of the configuration by name, in order."""
     found = {}
     for name, field in Config.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             found[name] = field.annotation
     return found
-
-
-def defaults() -> dict[str, Scalar]:
-    """Lists every key with its default, flat and dotted, in the order of the schema."""
-    return flatten(Config())
-
-
-def flatten(config: Config) -> dict[str, Scalar]:
-    """Turns a configuration into flat, dotted keys, as Flower's run configuration has them."""
-    flat: dict[str, Scalar] = {}
-    for key, value in config.model_dump(by_alias=True).items():
-        if isinstance(value, dict):
-            flat.update({f"{key}.{name}": inner for name, inner in value.items()})
-        else:
-            flat[key] = value
-    return flat
-
-
-def build_config(values: Mapping[str, Any]) -> Config:
-    """Validates flat, dotted keys.
-
-    Args:
-        values: Values by dotted key; what is missing takes its default.
-
-    Returns:
-        The configuration.
-
-    Raises:
-        ConfigError: An unknown key (the nearest known one is named) or a value of
-            a wrong type or out of range.
-    """
-    known = defaults()
-    nested: dict[str, Any] = {}
-    for key, value in values.items():
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
-            if not near:
-                leaf = key.rsplit(".", 1)[-1]
-                near = [name for name in known if name.rsplit(".", 1)[-1] == leaf]
-            hint = f"did you mean {near[0]}?" if near else "`fedstill config` lists the known keys."
-            raise ConfigError(f"unknown configuration key {key}; {hint}")
-        if isinstance(value, int) and not isinstance(value, bool) and isinstance(known[key], float):
-            value = _as_float(value)
-        section, _, name = key.rpartition(".")
-        if section:
-            nested.setdefault(section, {})[name] = value
-        else:
-            nested[name] = value
-    try:
-        return Config.model_validate(nested)
-    except ValidationError as error:
-        raise ConfigError("; ".join(_explain(detail) for detail in error.errors())) from None
-
-
-def _as_float(value: int) -> float:
-    try:
-        return float(value)
-    except OverflowError:  # refused like any other infinity
-        return float("inf")
-
-
-def from_run_config(run_config: Mapping[str, Any]) -> Config:
-    """Reads Flower's run configuration; keys of the launch itself, `run.…`, are not ours to read."""
-    return build_config({key: value for key, value in run_config.items() if not key.startswith("run.")})
-
-
-def _explain(detail: Any) -> str:
-    key = ".".join(str(part) for part in detail["loc"])
-    message = detail["msg"].removeprefix("Value error, ")
-    if not key:
-        return str(message)
-    return f"{key}: {message[0].lower()}{message[1:]}, got {detail['input']!r}"
-
-
-def load_config(path: Path | None = None, *, overrides: Iterable[str] = ()) -> Config:
-    """Reads a TOML file and applies `key=value` overrides.
-
-    Args:
-        path: The file; None is the embedded default.
-        overrides: Items such as "distill.temperature=2"; values are TOML, and
-            what is no TOML value is taken as text, and lists are joined by commas.
-
-    Returns:
-        The configuration.
-
-    Raises:
-        ConfigError: The file is missing or no TOML, or a key or value is wrong.
-    """
-    values: dict[str, Any] = {}
-    if path is not None:
-        try:
-            document = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"cannot read configuration {path}: {error.strerror}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} is not valid TOML: {error}") from None
-        values.update(_flatten_document(document))
-    for item in overrides:
-        key, separator, text = item.partition("=")
-        if not separator:
-            raise ConfigError(f"--set takes key=value, got {item!r}")
-        values[key.strip()] = _parse_scalar(text.strip(), key=key.strip())
-    return build_config(values)
-
-
-def _flatten_document(document: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in document.items():
-        if isinstance(value, dict):
-            flat.update({f"{key}.{name}": _joined(inner) for name, inner in value.items()})
-        else:
-            flat[key] = _joined(value)
-    return flat
-
-
-def _joined(value: Any) -> Any:
-    # Flower's run configuration holds scalars only, so lists travel as text.
-    return ",".join(str(item) for item in value) if isinstance(value, list) else value
-
-
-def _parse_scalar(text: str, *, key: str) -> Any:
-    try:
-        value = _joined(tomllib.loads(f"value = {text}")["value"])
-    except tomllib.TOMLDecodeError:
-        return text
-    # A name such as 2024 or true stays the text that it is where text is expected.
-    return text if isinstance(defaults().get(key), str) and not isinstance(value, str) else value
-
-
-def to_toml(config: Config) -> str:
-    """Writes a configuration as TOML that `load_config` reads back."""
-    return tomli_w.dumps(config.model_dump(by_alias=True))
-
-
-def reference() -> str:
-    """Writes the annotated reference: every key, its meaning, its range and its default."""
-    lines = ["# FedStill's configuration: every key with its default.", ""]
-    lines += _describe_fields(Config, skip=set(_sections()))
-    for name, section in _sections().items():
-        lines += ["", f"[{name}]", f"# {(section.__doc__ or '').strip()}"]
-        lines += _describe_fields(section, skip=set())
-    return "\n".join(lines) + "\n"
-
-
-def _describe_fields(section: type[Section], *, skip: set[str]) -> list[str]:
-    lines = []
-    schema = section.model_json_schema(by_alias=True)["properties"]
-    for name, field in section.model_fields.items():
-        if name in skip:
-            continue
-        key = field.alias or name
-        limits = _describe_limits(schema[key])
-        lines.append(f"# {field.description}{f' ({limits})' if limits else ''}")
-        lines.append(tomli_w.dumps({key: field.default}).strip())
-    return lines
-
-
-def _describe_limits(schema: Mapping[str, Any]) -> str:
-    signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-    limits = [f"{sign} {schema[name]}" for name, sign in signs.items() if name in schema]
-    choices = schema.get("enum") or ([schema["const"]] if "const" in schema else [])
-    if choices:
-        limits.append("one of " + ", ".join(str(choice) for choice in choices))
-    return ", ".join(limits)

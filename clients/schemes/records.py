@@ -1,0 +1,64 @@
+"""What a scheme gives a node to learn from, and what the node makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+
+from clients.distil import Distillation, SoftLabels
+from clients.private import LabelledSamples
+from common.training import Optimisation
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Knowledge in the form that a scheme exchanges, row by row.
+
+    `values` (R, D), float32, are logits on public samples (S, C), class means of logits
+    (C, C) or of features (C, D), or weights (1, P). `counts_R` says how many samples, or
+    nodes, stand behind each row; 0 is a row that nobody knows.
+    """
+
+    values: np.ndarray
+    counts_R: np.ndarray
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One round as a learner sees it: no transport, no framework."""
+
+    student: nn.Module
+    train: LabelledSamples
+    validation: LabelledSamples
+    num_classes: int
+    public_S: np.ndarray | None
+    """Public samples, in the schemes that have them."""
+    labels: SoftLabels | None
+    """The same with soft labels, once there are some."""
+    shared: Rows | None
+    """What all nodes together know, in the schemes without public samples."""
+    own: Rows | None
+    """What this node itself contributed to `shared`."""
+    distillation: Distillation
+    optimisation: Optimisation
+    num_steps: int
+    proximal_mu: float
+    wants_upload: bool
+    rng: np.random.Generator
+    on_step: Callable[[int], bool]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a round ends with; losses are nan where a scheme has none."""
+
+    student: nn.Module
+    distillation_loss: float
+    private_loss: float
+    upload: Rows | None = None
+
+
+Learner = Callable[[Lesson], Outcome]

@@ -1,0 +1,40 @@
+"""`teacher`: soft labels on the public set, beside private labels; `local`: the floor.
+
+Reference: Hinton, Vinyals, Dean 2015, arXiv:1503.02531.
+"""
+
+from __future__ import annotations
+
+from clients.distil import distil_student, train_alone
+from clients.schemes.records import Lesson, Outcome
+
+
+def learn_from_teacher(lesson: Lesson) -> Outcome:
+    """Distils the published soft labels, private labels beside them."""
+    assert lesson.labels is not None  # the coordinator publishes them before the first round
+    distillation_loss, private_loss = distil_student(
+        lesson.student,
+        lesson.labels,
+        lesson.train,
+        distillation=lesson.distillation,
+        optimisation=lesson.optimisation,
+        num_steps=lesson.num_steps,
+        rng=lesson.rng,
+        on_step=lesson.on_step,
+    )
+    return Outcome(lesson.student, distillation_loss, private_loss)
+
+
+def learn_alone(lesson: Lesson) -> Outcome:
+    """Trains on private data alone."""
+    loss = train_alone(
+        lesson.student,
+        lesson.train,
+        lesson.validation,
+        batch_size=lesson.distillation.batch_size,
+        optimisation=lesson.optimisation,
+        num_steps=lesson.num_steps,
+        rng=lesson.rng,
+        on_step=lesson.on_step,
+    )
+    return Outcome(lesson.student, float("nan"), loss)

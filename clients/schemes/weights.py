@@ -1,0 +1,78 @@
+"""`weights`: federated averaging of the same students, the baseline.
+
+Reference: McMahan et al. 2017, "FedAvg", arXiv:1602.05629; Li et al. 2018, "FedProx",
+arXiv:1812.06127 (the proximal term μ/2·‖w − w_global‖²).
+
+What a node evaluates and exports is the average that it was sent, as the papers do,
+not the copy that it then trains; so the last round averages and trains no more.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from clients.distil import private_batches
+from clients.schemes.records import Lesson, Outcome, Rows
+from common.errors import ExchangeError
+from common.training import Batch, fit
+
+
+def learn_weights(lesson: Lesson) -> Outcome:
+    """Takes the average over, trains a copy of it on private data, and sends that."""
+    average = lesson.student
+    if lesson.shared is not None:
+        unflatten_weights(average, lesson.shared.values[0])
+    if not lesson.wants_upload:
+        return Outcome(average, float("nan"), float("nan"))
+    trained = copy.deepcopy(average)
+    anchor = [parameter.detach().clone() for parameter in average.parameters()]
+
+    def loss_terms(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, ...]:
+        private = functional.cross_entropy(model(batch[0]), batch[1])
+        if not lesson.proximal_mu:
+            return (private,)
+        pairs = zip(model.parameters(), anchor, strict=True)
+        return private, torch.stack([(now - then).square().sum() for now, then in pairs]).sum()
+
+    (loss, *_) = fit(
+        trained,
+        private_batches(lesson.train, lesson.distillation.batch_size, lesson.rng),
+        loss_terms,
+        loss_weights=(1.0, lesson.proximal_mu / 2) if lesson.proximal_mu else (1.0,),
+        num_steps=lesson.num_steps,
+        optimisation=lesson.optimisation,
+        on_step=lesson.on_step,
+    )
+    upload = Rows(flatten_weights(trained)[None, :], np.array([len(lesson.train)]))
+    return Outcome(average, float("nan"), loss, upload)
+
+
+def flatten_weights(model: nn.Module) -> np.ndarray:
+    """Lays a model's trainable values in a row (P,), float32, sorted by name."""
+    named = sorted(model.named_parameters())
+    return np.concatenate([value.detach().numpy().ravel() for _, value in named]).astype(
+        np.float32, copy=False
+    )
+
+
+def unflatten_weights(model: nn.Module, values_P: np.ndarray) -> None:
+    """Puts a row of values back into a model; the inverse of `flatten_weights`.
+
+    Raises:
+        ExchangeError: Another number of values than the model has.
+    """
+    named = sorted(model.named_parameters())
+    expected = sum(value.numel() for _, value in named)
+    if len(values_P) != expected:
+        raise ExchangeError(f"expected {expected} weights for this student, got {len(values_P)}")
+    start = 0
+    with torch.no_grad():
+        for _, value in named:
+            part = np.array(values_P[start : start + value.numel()], np.float32)
+            value.copy_(torch.from_numpy(part.reshape(value.shape)))
+            start += value.numel()

@@ -1,0 +1,43 @@
+"""The configuration: one schema, read from a TOML file, from `--set key=value` and from Flower.
+
+Flower's run configuration is flat, with dotted keys; all three meet in `Config`.
+"""
+
+from common.config.reading import build_config, defaults, flatten, from_run_config, load_config, to_toml
+from common.config.reference import reference
+from common.config.schema import (
+    CompressConfig,
+    Config,
+    DataConfig,
+    DistillConfig,
+    ExchangeConfig,
+    FederationConfig,
+    MonitoringConfig,
+    PrivacyConfig,
+    Scalar,
+    Section,
+    StudentConfig,
+    TeacherConfig,
+)
+
+__all__ = [
+    "CompressConfig",
+    "Config",
+    "DataConfig",
+    "DistillConfig",
+    "ExchangeConfig",
+    "FederationConfig",
+    "MonitoringConfig",
+    "PrivacyConfig",
+    "Scalar",
+    "Section",
+    "StudentConfig",
+    "TeacherConfig",
+    "build_config",
+    "defaults",
+    "flatten",
+    "from_run_config",
+    "load_config",
+    "reference",
+    "to_toml",
+]

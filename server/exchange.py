@@ -1,0 +1,99 @@
+"""What a run knows and publishes, from the first teacher to the last ensemble."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from common.config import Config
+from common.datasets import Dataset, Splits
+from common.models import InputSpec
+from server.labels import LabelStore
+from server.publication import Publication
+from server.teacher import Teacher
+
+
+@dataclass
+class Exchange:
+    """The coordinator's side of a scheme; `publication` and `teacher` change from round to round."""
+
+    config: Config
+    store: LabelStore
+    dataset: Dataset
+    splits: Splits
+    spec: InputSpec
+    publication: Publication
+    teacher: Teacher | None = None
+    round: int = 0
+    notes: dict[str, Any] = field(default_factory=dict)
+    """Figures of the last conclusion, for `rounds.jsonl`."""
+
+    def publish_labels(self, logits_SC: np.ndarray, *, origin: str) -> None:
+        """Publishes soft labels of the public set for the next round.
+
+        Args:
+            logits_SC: Logits (S, C), float32, in the order of the public set.
+            origin: Digest of the teacher or the ensemble that they come from, hexadecimal.
+        """
+        public_digest = self.publication.public_digest
+        labels = self.store.publish_labels(
+            logits_SC,
+            teacher_digest=origin,
+            public_digest=public_digest.hex(),
+            chunk_bytes=self.config.exchange.chunk_bytes,
+        )
+        codec, temperature = self.config.exchange.codec, self.config.distill.temperature
+        encoded = self.store.encode(labels.id, codec=codec, temperature=temperature)
+        size = self.store.array(encoded.digest).num_bytes
+        self.publication = replace(
+            self.publication,
+            label_set_id=labels.id,
+            labels_digest=encoded.digest,
+            codec=codec,
+            temperature=temperature,
+            array_bytes=self.publication.array_bytes | {encoded.digest.hex(): size},
+        )
+
+    def publish_rows(self, values: np.ndarray, counts_R: np.ndarray) -> None:
+        """Publishes class means, prototypes or weights (R, D), float32, for the next round."""
+        digest = self.store.publish_samples(
+            np.ascontiguousarray(values, np.float32), chunk_bytes=self.config.exchange.chunk_bytes
+        )
+        size = self.store.array(digest).num_bytes
+        self.publication = replace(
+            self.publication,
+            knowledge_digest=digest,
+            knowledge_counts=tuple(float(count) for count in counts_R),
+            array_bytes=self.publication.array_bytes | {digest.hex(): size},
+        )
+
+    def remember(self) -> dict[str, Any]:
+        """Says what the next round fetches, in a form that goes into the run's state."""
+        publication = self.publication
+        digests = (publication.labels_digest, publication.knowledge_digest)
+        return {
+            "label_set_id": publication.label_set_id,
+            "labels_digest": publication.labels_digest.hex(),
+            "knowledge_digest": publication.knowledge_digest.hex(),
+            "knowledge_counts": list(publication.knowledge_counts),
+            "array_bytes": {
+                digest.hex(): publication.array_bytes[digest.hex()] for digest in digests if digest
+            },
+        }
+
+    def restore(self, remembered: dict[str, Any]) -> None:
+        """Takes up what `remember` said in an earlier life of the run."""
+        if "labels_digest" not in remembered:
+            return
+        self.publication = replace(
+            self.publication,
+            label_set_id=remembered["label_set_id"],
+            labels_digest=bytes.fromhex(remembered["labels_digest"]),
+            codec=self.config.exchange.codec,
+            temperature=self.config.distill.temperature,
+            knowledge_digest=bytes.fromhex(remembered["knowledge_digest"]),
+            knowledge_counts=tuple(remembered["knowledge_counts"]),
+            array_bytes=self.publication.array_bytes | remembered["array_bytes"],
+        )

@@ -1,0 +1,221 @@
+"""What has to be there before the first round: data, teacher, and what nodes fetch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from common.codecs import get_codec
+from common.config import Config
+from common.datasets import load_dataset, split_dataset
+from common.errors import ConfigError
+from common.files import atomic_path
+from common.losses import get_loss
+from common.models import measure_input
+from common.training import count_bytes, count_parameters, digest_weights, save_weights
+from server.aggregators import get_aggregator
+from server.checkpoints import FederationState
+from server.encoding import encode_dataset
+from server.events import Observer, PhaseAdvanced, TeacherReady, Warned, timed_phase
+from server.exchange import Exchange
+from server.labels import LabelStore
+from server.publication import publish_public, publish_samples
+from server.schemes import get_scheme
+from server.scoring import Truth, measure_accuracy
+from server.summarise import TeacherFacts
+from server.teacher import Teacher, label_samples, make_teacher, measure_teacher_latency
+
+WEIGHTS_FILE = "teacher.safetensors"
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a federation runs and who watches it."""
+
+    config: Config
+    run_dir: Path
+    state: FederationState
+    label_address: str
+    observe: Observer
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A federation that is ready for its next round."""
+
+    exchange: Exchange
+    truth: Truth
+    teacher: TeacherFacts | None
+
+
+def check_names(config: Config) -> None:
+    """Looks up every name that the configuration takes from a registry, before anything is computed.
+
+    Raises:
+        ConfigError: An unknown name, or a scheme that needs one architecture for all.
+    """
+    scheme = get_scheme(config.federation.scheme)
+    get_loss(config.distill.loss)
+    get_codec(config.exchange.codec)
+    get_aggregator(config.federation.aggregator)
+    if scheme.shares_architecture and "," in config.student.model:
+        raise ConfigError(
+            f"the scheme {config.federation.scheme} averages weights position by position and needs one"
+            f" architecture; set student.model to one of {config.student.model}, or choose another scheme"
+        )
+
+
+def prepare(run: Run) -> Prepared:
+    """Loads data, trains or loads the teacher, and publishes what nodes fetch.
+
+    On a resumed run everything that is there already is taken from the run folder.
+
+    Args:
+        run: The run.
+
+    Returns:
+        Exchange, truth and teacher.
+
+    Raises:
+        UsageError: Configuration or data are wrong.
+    """
+    config = run.config
+    scheme = get_scheme(config.federation.scheme)
+    with timed_phase(run.observe, "data"):
+        exchange = _open_exchange(run)
+        dataset, splits = exchange.dataset, exchange.splits
+        if scheme.uses_public:
+            exchange.publication = publish_public(
+                exchange.store, config, exchange.publication, dataset.x_train[splits.public]
+            )
+    truth = Truth(dataset.y_test, dataset.y_train[splits.server_validation], dataset.num_classes)
+    facts = None
+    if scheme.has_teacher:
+        exchange.teacher = _open_teacher(run, exchange)
+        _publish_soft_labels(run, exchange)
+        truth, facts = judge_teacher(run, exchange, truth)
+        run.observe(
+            TeacherReady(facts.accuracy, facts.validation_accuracy, facts.num_parameters, facts.size_bytes)
+        )
+    exchange.restore(run.state.exchange)
+    return Prepared(exchange, truth, facts)
+
+
+def _open_exchange(run: Run) -> Exchange:
+    config = run.config
+    dataset = load_dataset(config.data, seed=config.seed)
+    splits = split_dataset(dataset, data=config.data, federation=config.federation, seed=config.seed)
+    dataset, encoder = encode_dataset(dataset, splits, config.data)
+    spec = measure_input(
+        dataset.x_train[splits.server_train],
+        task=dataset.task,
+        layout=dataset.layout,
+        scale=dataset.scale,
+        num_ids=encoder.num_ids if encoder else 0,
+    )
+    store = LabelStore(run.run_dir / "labels")
+    publication = publish_samples(
+        store,
+        config,
+        address=run.label_address,
+        spec=spec,
+        class_names=dataset.class_names,
+        feature_names=dataset.feature_names,
+        evaluation_S=dataset.x_test,
+        validation_S=dataset.x_train[splits.server_validation],
+        encoder=encoder,
+    )
+    return Exchange(config, store, dataset, splits, spec, publication)
+
+
+def _open_teacher(run: Run, exchange: Exchange) -> Teacher:
+    path = run.run_dir / run.state.exchange.get("teacher_file", WEIGHTS_FILE)
+    config = run.config.teacher
+    with timed_phase(run.observe, "teacher", config.num_epochs):
+        teacher = make_teacher(
+            config,
+            exchange.dataset,
+            exchange.splits,
+            exchange.spec,
+            seed=run.config.seed,
+            on_epoch=lambda done, detail: run.observe(PhaseAdvanced("teacher", done, detail)),
+            checkpoint=path if path.exists() else None,
+        )
+        if path.exists():
+            teacher = replace(teacher, num_epochs=run.state.exchange.get("teacher_epochs", 0))
+        else:
+            save_weights(teacher.model, path)
+        run.state.exchange.setdefault("teacher_epochs", teacher.num_epochs)
+    if teacher.validation_accuracy < config.min_accuracy:
+        run.observe(
+            Warned(
+                f"the teacher reached {teacher.validation_accuracy:.3f} on its validation part, below"
+                f" teacher.min_accuracy = {config.min_accuracy:g}: students cannot become better than that;"
+                " give it more samples (data.num_server), more epochs or a larger model"
+            )
+        )
+    return teacher
+
+
+def _publish_soft_labels(run: Run, exchange: Exchange) -> None:
+    teacher = exchange.teacher
+    assert teacher is not None
+    public_S = exchange.dataset.x_train[exchange.splits.public]
+    origin = digest_weights(teacher.model)
+    public_digest = exchange.publication.public_digest.hex()
+    with timed_phase(run.observe, "labels", len(public_S)):
+        known = exchange.store.find_labels(teacher_digest=origin, public_digest=public_digest)
+        if known is not None:
+            logits = exchange.store.logits(known.id)
+        else:
+            logits = label_samples(
+                teacher.model,
+                exchange.spec,
+                public_S,
+                num_threads=run.config.teacher.num_threads,
+                on_batch=lambda done: run.observe(PhaseAdvanced("labels", done)),
+            )
+        exchange.publish_labels(logits, origin=origin)
+
+
+def judge_teacher(run: Run, exchange: Exchange, truth: Truth) -> tuple[Truth, TeacherFacts]:
+    """Runs the teacher over the evaluation set and keeps its predictions in the run folder.
+
+    Args:
+        run: The run.
+        exchange: The run's exchange; it holds the teacher.
+        truth: What is known so far.
+
+    Returns:
+        The truth with the teacher's predictions, and the teacher's figures.
+    """
+    teacher, dataset = exchange.teacher, exchange.dataset
+    assert teacher is not None
+    num_threads = run.config.teacher.num_threads
+    predicted = label_samples(teacher.model, exchange.spec, dataset.x_test, num_threads=num_threads).argmax(
+        axis=1
+    )
+    path = run.run_dir / "teacher_predictions.npy"
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.save(file, predicted.astype("<u2"), allow_pickle=False)
+    accuracy = measure_accuracy(predicted, dataset.y_test)
+    facts = TeacherFacts(
+        model=teacher.name,
+        accuracy=accuracy,
+        initial_accuracy=run.state.exchange.setdefault("teacher_initial_accuracy", accuracy),
+        validation_accuracy=teacher.validation_accuracy,
+        num_parameters=count_parameters(teacher.model),
+        size_bytes=count_bytes(teacher.model),
+        digest=digest_weights(teacher.model),
+        num_server_samples=len(exchange.splits.server_train),
+        num_epochs=teacher.num_epochs,
+        latency_seconds_batch1=measure_teacher_latency(teacher.model, exchange.spec, dataset.x_test),
+    )
+    return (
+        replace(
+            truth, teacher_evaluation_S=predicted, teacher_validation_accuracy=teacher.validation_accuracy
+        ),
+        facts,
+    )

@@ -1,0 +1,21 @@
+"""`classwise`: the mean over nodes of per-class mean logits.
+
+Reference: Jeong et al. 2018, "Federated Distillation and Augmentation", arXiv:1811.11479.
+Each node takes its own part out again (leave-one-out), so one array serves all.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from server.exchange import Exchange
+from server.schemes.records import Contribution
+
+
+def average_class_means(exchange: Exchange, contributions: list[Contribution]) -> None:
+    """Averages over the nodes that know a class, each counting once, and publishes the means."""
+    known_NC = np.stack([contribution.counts_R > 0 for contribution in contributions])
+    values_NCD = np.stack([contribution.values for contribution in contributions]).astype(np.float64)
+    num_nodes_C = known_NC.sum(axis=0)
+    totals = (values_NCD * known_NC[:, :, None]).sum(axis=0)
+    exchange.publish_rows(totals / np.maximum(num_nodes_C, 1)[:, None], num_nodes_C)

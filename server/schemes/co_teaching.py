@@ -1,0 +1,118 @@
+"""`co-teaching`: the teacher itself learns from the ensemble of its students.
+
+References: Lin et al. 2020, "FedDF", arXiv:2006.07242; Cheng et al. 2021, "FedGEMS",
+arXiv:2110.11027. The refined teacher is kept only if its accuracy on the server's
+validation part does not fall.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from common.losses import get_loss
+from common.seeding import stream, stream_seed
+from common.training import (
+    Batch,
+    Optimisation,
+    deterministic,
+    digest_weights,
+    fit,
+    predict_logits,
+    shuffled_batches,
+    steps_per_epoch,
+)
+from server.exchange import Exchange
+from server.schemes.ensemble import aggregate_logits
+from server.schemes.records import Contribution
+from server.teacher import Teacher, label_samples
+
+# Passes over the public set in each round, and how fast: a fine-tuning of a trained model.
+REFINE_EPOCHS = 3
+REFINE_RATE = 0.3
+
+
+def refine_teacher(exchange: Exchange, contributions: list[Contribution]) -> None:
+    """Distils the ensemble into the teacher, keeps it if it is not worse, and labels anew."""
+    ensemble_SC = aggregate_logits(exchange, contributions)
+    teacher = exchange.teacher
+    assert teacher is not None  # the scheme has one
+    model = copy.deepcopy(teacher.model)
+    loss = _refine(exchange, model, ensemble_SC)
+    accuracy = _validation_accuracy(exchange, model)
+    is_kept = accuracy >= teacher.validation_accuracy and math.isfinite(loss)
+    exchange.notes = {
+        "accuracy_before": teacher.validation_accuracy,
+        "refined_accuracy": accuracy,
+        "refined_kept": is_kept,
+    }
+    if not is_kept:
+        return
+    exchange.teacher = dataclasses.replace(teacher, model=model.eval(), validation_accuracy=accuracy)
+    _relabel(exchange, exchange.teacher)
+
+
+def _refine(exchange: Exchange, model: nn.Module, ensemble_SC: np.ndarray) -> float:
+    config = exchange.config
+    rng = stream(config.seed, "co-teaching-batches", round_number=exchange.round)
+    public_S = exchange.dataset.x_train[exchange.splits.public]
+    server = exchange.splits.server_train
+    targets = torch.from_numpy(ensemble_SC)
+    loss_fn = get_loss(config.distill.loss)
+    temperature, batch_size = config.distill.temperature, config.teacher.batch_size
+
+    def batches() -> object:
+        server_batches = shuffled_batches(len(server), batch_size, rng)
+        for index in shuffled_batches(len(public_S), batch_size, rng):
+            chosen = server[next(server_batches)]
+            yield (
+                torch.from_numpy(public_S[index]),
+                targets[index],
+                torch.from_numpy(exchange.dataset.x_train[chosen]),
+                torch.from_numpy(exchange.dataset.y_train[chosen]),
+            )
+
+    def loss_terms(module: nn.Module, batch: Batch) -> tuple[torch.Tensor, ...]:
+        logits = module(torch.cat([batch[0], batch[2]]))
+        size = len(batch[0])
+        return (
+            loss_fn(logits[:size], batch[1], temperature=temperature),
+            functional.cross_entropy(logits[size:], batch[3]),
+        )
+
+    seed = stream_seed(config.seed, "co-teaching", round_number=exchange.round)
+    with deterministic(seed, num_threads=config.teacher.num_threads):
+        terms = fit(
+            model,
+            batches(),  # type: ignore[arg-type]
+            loss_terms,
+            loss_weights=(0.5, 0.5),
+            num_steps=REFINE_EPOCHS * steps_per_epoch(len(public_S), batch_size),
+            optimisation=Optimisation(
+                REFINE_RATE * config.teacher.learning_rate, config.teacher.weight_decay
+            ),
+        )
+    return sum(terms)
+
+
+def _validation_accuracy(exchange: Exchange, model: nn.Module) -> float:
+    part = exchange.splits.server_validation
+    with deterministic(0, num_threads=exchange.config.teacher.num_threads):
+        predicted = predict_logits(model, exchange.dataset.x_train[part]).argmax(axis=1)
+    return float(np.mean(predicted == exchange.dataset.y_train[part]))
+
+
+def _relabel(exchange: Exchange, teacher: Teacher) -> None:
+    logits_SC = label_samples(
+        teacher.model,
+        exchange.spec,
+        exchange.dataset.x_train[exchange.splits.public],
+        num_threads=exchange.config.teacher.num_threads,
+    )
+    exchange.publish_labels(logits_SC, origin=digest_weights(teacher.model))

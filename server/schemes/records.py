@@ -1,0 +1,44 @@
+"""What a scheme is to the coordinator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from server.exchange import Exchange
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What one node sent in one round, verified."""
+
+    node_id: str
+    values: np.ndarray
+    """Logits on public samples (S, C), class means (C, D), or weights (1, P); float32."""
+    counts_R: np.ndarray
+    """Private samples behind each row, where rows are classes; else the node's samples in all."""
+    num_bytes: int = 0
+    """What sending it takes: manifest and chunks."""
+
+
+Conclude = Callable[[Exchange, list[Contribution]], None]
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """One entry of the registry.
+
+    `conclude` turns what the nodes sent in a round into what the next round publishes;
+    it is None where nodes send nothing.
+    """
+
+    has_teacher: bool = False
+    uses_public: bool = False
+    conclude: Conclude | None = None
+    rows: str = ""
+    """What a contribution's rows are: logits of "public" samples or of "classes", "features" of
+    classes, or "weights" in one row."""
+    shares_architecture: bool = False
+    """All nodes train one architecture, because values are averaged position by position."""

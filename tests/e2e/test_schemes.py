@@ -1,0 +1,146 @@
+"""Every scheme runs end to end and exchanges what it says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.config import Config, load_config
+from common.errors import ConfigError
+from server.schemes import SCHEMES
+from server.simulate import simulate
+from server.summary import Summary
+
+OVERRIDES = (
+    "teacher.num_epochs=12",
+    "teacher.num_threads=1",
+    "distill.num_epochs=3",
+    "federation.num_nodes=3",
+    "federation.num_rounds=3",
+    "federation.control_fraction=0.0",
+    "data.num_public=300",
+)
+
+
+def scheme_config(name: str, *more: str) -> Config:
+    return load_config(overrides=[*OVERRIDES, f"federation.scheme={name}", *more])
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Summary]]:
+    finished = {}
+    for name in SCHEMES:
+        run_dir = tmp_path_factory.mktemp("schemes") / name
+        finished[name] = (run_dir, simulate(scheme_config(name), run_dir=run_dir, grid_name="local"))
+    return finished
+
+
+def rounds(run_dir: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run_dir / "rounds.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_scheme_ends_with_an_artefact_on_every_node(name: str, runs: dict[str, tuple[Path, Summary]]) -> None:
+    run_dir, summary = runs[name]
+    assert len(summary.rounds) == 3
+    assert all((run_dir / str(node.artefact_path) / "model.onnx").exists() for node in summary.nodes)
+
+
+@pytest.mark.parametrize("name", [name for name, scheme in SCHEMES.items() if scheme.conclude])
+def test_two_way_schemes_send_in_every_round_but_the_last(
+    name: str, runs: dict[str, tuple[Path, Summary]]
+) -> None:
+    up = [[node["bytes_up"] for node in line["nodes"]] for line in rounds(runs[name][0])]
+    assert all(first > last + 200 for first, last in zip(up[0], up[-1], strict=True))
+
+
+@pytest.mark.parametrize("name", ["teacher", "local"])
+def test_one_way_schemes_send_reports_only(name: str, runs: dict[str, tuple[Path, Summary]]) -> None:
+    assert all(node["bytes_up"] < 500 for line in rounds(runs[name][0]) for node in line["nodes"])
+
+
+def test_ensemble_publishes_new_labels_each_round(runs: dict[str, tuple[Path, Summary]]) -> None:
+    down = [line["nodes"][0]["bytes_down"] for line in rounds(runs["ensemble"][0])]
+    assert down[0] < 1000  # nothing to learn from yet
+    assert min(down[1:]) > 300 * 10
+
+
+def test_classwise_moves_two_c_squared_logits_per_round(runs: dict[str, tuple[Path, Summary]]) -> None:
+    middle = rounds(runs["classwise"][0])[1]["nodes"][0]
+    floats = 10 * 10 * 4
+    overhead = 1500  # task, report, manifests
+    assert floats < middle["bytes_up"] < floats + overhead
+    assert floats < middle["bytes_down"] < floats + overhead
+
+
+def test_schemes_without_public_set_move_no_public_samples(runs: dict[str, tuple[Path, Summary]]) -> None:
+    for name, scheme in SCHEMES.items():
+        assert (runs[name][1].fleet.public_sample_bytes > 0) == scheme.uses_public
+
+
+def test_weights_evaluates_one_model_everywhere(runs: dict[str, tuple[Path, Summary]]) -> None:
+    digests = {node["student_digest"] for node in rounds(runs["weights"][0])[-1]["nodes"]}
+    assert len(digests) == 1
+
+
+def test_weights_moves_the_bytes_that_fedavg_is_reckoned_with(runs: dict[str, tuple[Path, Summary]]) -> None:
+    summary = runs["weights"][1]
+    # Two of three rounds train, and the summary reckons two models per reply.
+    measured = summary.fleet.bytes_down + summary.fleet.bytes_up
+    assert measured == pytest.approx(summary.fleet.fedavg_bytes * 2 / 3, rel=0.2)
+
+
+def test_co_teaching_never_keeps_a_teacher_that_fell(runs: dict[str, tuple[Path, Summary]]) -> None:
+    run_dir, summary = runs["co-teaching"]
+    assert summary.teacher is not None
+    noted = [line["scheme"] for line in rounds(run_dir) if line.get("scheme")]
+    assert noted
+    for note in noted:
+        assert note["refined_kept"] == (note["refined_accuracy"] >= note["accuracy_before"])
+
+
+@pytest.mark.parametrize("name", ["ensemble", "co-teaching", "classwise", "weights"])
+def test_interrupted_two_way_run_resumes_to_the_identical_ending(
+    name: str, runs: dict[str, tuple[Path, Summary]], tmp_path: Path
+) -> None:
+    class PulledPlugError(Exception):
+        pass
+
+    def pull_the_plug(event: object) -> None:
+        if type(event).__name__ == "RoundClosed" and event.round == 2:  # type: ignore[attr-defined]
+            raise PulledPlugError
+
+    run_dir = tmp_path / "run"
+    config = scheme_config(name)
+    with pytest.raises(PulledPlugError):
+        simulate(config, run_dir=run_dir, grid_name="local", observers=[pull_the_plug])
+    resumed = simulate(config, run_dir=run_dir, grid_name="local", resume=True)
+    finished = runs[name][1]
+    assert [node.student_digest for node in resumed.nodes] == [node.student_digest for node in finished.nodes]
+    assert resumed.fleet.bytes_up == finished.fleet.bytes_up
+    assert resumed.fleet.bytes_down == finished.fleet.bytes_down
+
+
+def test_weights_with_different_students_is_refused_with_the_reason(tmp_path: Path) -> None:
+    config = scheme_config("weights", "student.model=cnn-tiny,mlp-small")
+    with pytest.raises(ConfigError, match="one architecture"):
+        simulate(config, run_dir=tmp_path / "run", grid_name="local")
+
+
+def test_ensemble_takes_different_students(tmp_path: Path) -> None:
+    config = scheme_config("ensemble", "student.model=cnn-tiny,mlp-small", "federation.num_rounds=2")
+    summary = simulate(config, run_dir=tmp_path / "run", grid_name="local")
+    assert {node.family for node in summary.nodes} == {"cnn-tiny", "mlp-small"}
+
+
+def test_unknown_aggregator_is_named_before_the_run(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="median"):
+        simulate(
+            scheme_config("ensemble", "federation.aggregator=medain"),
+            run_dir=tmp_path / "run",
+            grid_name="local",
+        )
+    assert not (tmp_path / "run").exists()
