@@ -34,13 +34,16 @@ def name_run(config: Config) -> str:
     return f"{stamp}-{plain}-{config.federation.scheme}-{secrets.token_hex(2)}"
 
 
-def open_run(config: Config, *, run_dir: Path | None, resume: bool) -> tuple[Path, FederationState]:
+def open_run(
+    config: Config, *, run_dir: Path | None, resume: bool, run_id: str = ""
+) -> tuple[Path, FederationState]:
     """Makes a run folder, or opens one to go on from its last committed round.
 
     Args:
         config: The run's configuration.
         run_dir: The folder; None is `runs/<run_id>`.
         resume: Go on instead of beginning.
+        run_id: Name of a new run; empty makes one up.
 
     Returns:
         The folder and the state to begin from.
@@ -53,7 +56,7 @@ def open_run(config: Config, *, run_dir: Path | None, resume: bool) -> tuple[Pat
             raise UsageError("expected the folder of the run to resume")
         state = load_state(run_dir)
         return run_dir, state.model_copy(update={"num_resumes": state.num_resumes + 1, "stopped_because": ""})
-    run_id = name_run(config)
+    run_id = run_id or name_run(config)
     folder = RUNS_DIR / run_id if run_dir is None else run_dir
     if folder.exists() and any(folder.iterdir()):
         what = "a run" if (folder / STATE_FILE).exists() else "files"
@@ -133,9 +136,13 @@ def _advertised(config: Config, bound: str) -> str:
     )
 
 
-def _launch_options(run_config: Mapping[str, Any]) -> tuple[Path | None, bool]:
+def _launch_options(run_config: Mapping[str, Any]) -> dict[str, Any]:
     folder = str(run_config.get("run.dir", ""))
-    return (Path(folder) if folder else None), bool(run_config.get("run.resume", False))
+    return {
+        "run_dir": Path(folder) if folder else None,
+        "resume": bool(run_config.get("run.resume", False)),
+        "run_id": str(run_config.get("run.id", "")),
+    }
 
 
 def make_app(observers: Sequence[Observer] | None = None) -> ServerApp:
@@ -152,8 +159,7 @@ def make_app(observers: Sequence[Observer] | None = None) -> ServerApp:
     @server_app.main()
     def main(grid: Grid, context: Context) -> None:
         config = from_run_config(context.run_config)
-        run_dir, resume = _launch_options(context.run_config)
-        run_dir, state = open_run(config, run_dir=run_dir, resume=resume)
+        run_dir, state = open_run(config, **_launch_options(context.run_config))
         with _undone_on_mistake(run_dir, state), ExitStack() as stack:
             if observers is None:
                 watching: Sequence[Observer] = [stack.enter_context(closing(make_progress(json_mode=False)))]

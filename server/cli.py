@@ -49,6 +49,7 @@ def simulate(
     from server.progress import make_progress, print_summary
     from server.simulate import simulate as run_simulation
 
+    run_id = ""
     if resume is not None:
         if config is not None or overrides:
             raise UsageError("--resume goes on with the run's own configuration: leave CONFIG and --set out")
@@ -56,12 +57,14 @@ def simulate(
         settings = load_run_config(run_dir)
     else:
         settings = load_config(config, overrides=overrides or ())
-        run_dir = run_dir or RUNS_DIR / name_run(settings)
+        run_id = name_run(settings)
+        run_dir = run_dir or RUNS_DIR / run_id
     progress = make_progress(json_mode=as_json)
     try:
         summary = run_simulation(
             settings,
             run_dir=run_dir,
+            run_id=run_id,
             resume=resume is not None,
             grid_name=grid,
             ray_address=ray_address,

@@ -19,7 +19,7 @@ TABLE = "[tool.flwr.app.config]\n"
 
 def flower_config() -> str:
     """Writes the table of every key that `flwr run --run-config` may override."""
-    launch = {"run.dir": "", "run.resume": False}
+    launch = {"run.dir": "", "run.id": "", "run.resume": False}
     return TABLE + tomli_w.dumps(defaults() | launch)
 
 

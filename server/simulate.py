@@ -23,6 +23,7 @@ def simulate(
     config: Config,
     *,
     run_dir: Path,
+    run_id: str = "",
     resume: bool = False,
     grid_name: str = "ray",
     ray_address: str | None = None,
@@ -33,6 +34,7 @@ def simulate(
     Args:
         config: The run's configuration.
         run_dir: Folder that the run fills or goes on in.
+        run_id: Name of a new run; empty makes one up.
         resume: Go on from the last committed round.
         grid_name: "ray" for persistent Ray actors, "local" for this process alone.
         ray_address: An existing Ray cluster; None starts one here and ends it.
@@ -49,6 +51,7 @@ def simulate(
 
     run_config = flatten(config) | {
         "run.dir": str(run_dir),
+        "run.id": run_id,
         "run.resume": resume,
         "data.source": absolute_source(config.data.source),
     }

@@ -354,6 +354,20 @@ def run_cli(
     return code, "\n".join(line for line in lines if line.startswith("fedstill:"))
 
 
+def test_default_folder_is_named_after_the_run(
+    tmp_path: Path,
+    quick_overrides: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    more = ["federation.num_rounds=1", "federation.control_fraction=0.0"]
+    code, _ = run_cli(["simulate", "--grid", "local"], quick_overrides, more, capsys)
+    assert code == 0
+    (run_dir,) = (tmp_path / "runs").iterdir()
+    assert json.loads((run_dir / "summary.json").read_text())["run_id"] == run_dir.name
+
+
 def test_mistake_leaves_no_run_folder_behind(
     tmp_path: Path, quick_overrides: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
