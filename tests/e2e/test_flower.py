@@ -33,6 +33,8 @@ def flower_home(tmp_path: Path) -> Iterator[dict[str, str]]:
         "FEDSTILL_HOME": str(tmp_path / "home"),
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        # Else Flower joins whatever Ray another test has running, and ends with it.
+        "RAY_ADDRESS": "local",
         "PATH": f"{FLWR.parent}{os.pathsep}{os.environ['PATH']}",
     }
     for process in psutil.process_iter():
@@ -73,6 +75,8 @@ def test_flwr_run_completes_a_federation(flower_home: dict[str, str], tmp_path: 
     run_dir = tmp_path / "run"
     settings = f'{QUICK} run.dir="{run_dir}"'
     flwr("run", ".", "--run-config", settings, environment=flower_home)
-    assert wait_for_status(flower_home).startswith("finished:completed")
+    status = wait_for_status(flower_home)
+    log = Path(flower_home["FLWR_HOME"]) / "local-superlink" / "superlink.log"
+    assert status.startswith("finished:completed"), f"{status}\n{log.read_text()[-4000:]}"
     summary = json.loads((run_dir / "summary.json").read_text())
     assert [node["num_rounds"] for node in summary["nodes"]] == [1, 1]
