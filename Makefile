@@ -12,7 +12,8 @@ simulate: setup  ## run the embedded federation: digits, 8 nodes
 	$(BIN)/fedstill simulate $(ARGS)
 
 test: setup  ## run the tests; ARGS="-k name" selects
-	$(BIN)/python -m pytest -n $${PYTEST_WORKERS:-2} --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n $${PYTEST_WORKERS:-2} --dist loadgroup -m "not alone" $(ARGS)
+	$(if $(ARGS),,$(BIN)/python -m pytest -m alone tests/e2e)
 
 check: setup  ## format, lint, types, import contracts, protos, documents
 	$(BIN)/ruff format --check .
