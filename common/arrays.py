@@ -24,7 +24,7 @@ from protos.fedstill.v1 import labels_pb2
 # gRPC's own default limit for a received message; manifests and chunks stay below it.
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 MAX_CHUNK_BYTES = 3 * 1024 * 1024
-# Both ends allow one HTTP/2 frame to carry a whole chunk: a tenth faster than the default 16 KiB.
+# Both ends allow one HTTP/2 frame to carry a whole chunk instead of the default 16 KiB.
 MAX_FRAME_BYTES = 1024 * 1024
 MAX_MANIFEST_BYTES = MAX_MESSAGE_BYTES - 1024
 MAX_ARRAY_BYTES = 2**42

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 
 import typer
-from click.exceptions import Abort, ClickException
+from click.exceptions import Abort, ClickException, NoSuchCommand
 from rich.console import Console
 
 from common.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, FedStillError
@@ -36,6 +36,8 @@ def run_command(app: typer.Typer, *, name: str) -> int:
         result = app(standalone_mode=False)
     except FedStillError as error:
         return fail(" ".join(str(error).split()), error.exit_code)
+    except NoSuchCommand as error:  # Typer names the nearest command already, Click would again
+        return fail(error.message, EXIT_USAGE)
     except ClickException as error:
         return fail(error.format_message(), EXIT_USAGE)
     except (KeyboardInterrupt, Abort):

@@ -116,3 +116,8 @@ def test_the_process_ends_with_the_code():
     with pytest.raises(SystemExit) as ended:
         exit_with(lambda: 7)
     assert ended.value.code == 7
+
+
+def test_an_unknown_command_names_the_nearest_once(monkeypatch, capsys):
+    assert run_raising(monkeypatch, lambda: None, arguments=["acts"]) == 2
+    assert capsys.readouterr().err.count("Did you mean 'act'?") == 1
