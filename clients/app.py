@@ -28,7 +28,7 @@ def _open_node(context: Context, run_id: str) -> NodeContext:
     return NodeContext(
         config=config,
         private=private,
-        cache=LabelCache(home / "labels"),
+        cache=LabelCache(home / "labels", max_bytes=config.exchange.cache_bytes),
         store=NodeStore(home, run_id=run_id, node_id=private.node_id),
     )
 

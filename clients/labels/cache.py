@@ -6,6 +6,9 @@
     <digest>/rows.crc32c   CRC-32C of the decoded rows of each chunk, as far as they are written
     <digest>/lock          held (flock) by the one process that downloads; it ends with its holder
 
+With a bound on its size, the arrays that were used longest ago make room for new ones;
+their lock files stay, for another process may be waiting on one.
+
 Only chunks whose CRC stands in `rows.crc32c` and fits the bytes count as held, so
 whatever a killed process, a full disk or a power cut leaves behind is resumed or thrown
 away, and nothing needs to be synced.
@@ -62,12 +65,17 @@ class LabelCache:
 
     Args:
         root: The cache's folder, shared by the processes of this machine.
+        max_bytes: Arrays kept, bytes; 0 is no limit. An array that alone is larger is kept
+            until the next one comes.
         num_attempts: Failures in a row without progress that end a fetch.
         backoff_seconds: Pause after the first failure; it doubles up to 5 s.
     """
 
-    def __init__(self, root: Path, *, num_attempts: int = 8, backoff_seconds: float = 0.1) -> None:
+    def __init__(
+        self, root: Path, *, max_bytes: int = 0, num_attempts: int = 8, backoff_seconds: float = 0.1
+    ) -> None:
         self._root = root
+        self._max_bytes = max_bytes
         self._num_attempts = num_attempts
         self._backoff_seconds = backoff_seconds
         self._channels = Channels()
@@ -97,7 +105,13 @@ class LabelCache:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with _locked(folder / "lock"):
-                return self._fetch_locked(folder, Source(self._channels.get(address), address, digest, retry))
+                fetched = self._fetch_locked(
+                    folder, Source(self._channels.get(address), address, digest, retry)
+                )
+                os.utime(folder / "manifest.pb")  # when it was last used
+            if fetched.wire_bytes and self._max_bytes:
+                make_room(self._root, self._max_bytes, keep=folder)
+            return fetched
         except OSError as error:
             raise _explain_disk(error, self._root) from None
 
@@ -129,6 +143,39 @@ class LabelCache:
         _log.warning("%s was altered or truncated; it is fetched again", rows.path)
         rows.discard()
         return False
+
+
+def make_room(root: Path, max_bytes: int, *, keep: Path) -> None:
+    """Removes the arrays that were used longest ago until a cache is small enough.
+
+    Processes that have mapped a removed array keep what they mapped; one that
+    another process is fetching is left alone.
+
+    Args:
+        root: The cache's folder.
+        max_bytes: Size to come down to.
+        keep: Folder of an array that stays in any case.
+    """
+    held: list[tuple[float, int, Path]] = []
+    for folder in root.iterdir():
+        with contextlib.suppress(OSError):  # another process makes room as well
+            size = sum(path.stat().st_size for path in folder.iterdir())
+            held.append(((folder / "manifest.pb").stat().st_mtime, size, folder))
+    total = sum(size for _, size, _ in held)
+    for _, size, folder in sorted(held):
+        if total <= max_bytes:
+            return
+        if folder == keep:
+            continue
+        with (folder / "lock").open("ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            for path in folder.iterdir():
+                if path.name != "lock":
+                    path.unlink(missing_ok=True)
+        total -= size
 
 
 class _Rows:

@@ -185,6 +185,11 @@ class ExchangeConfig(Section):
         True, description="nodes send student and artefact after their last round"
     )
     cache_dir: str = Field("", description="label cache and node store; empty: the user's cache folder")
+    cache_bytes: int = Field(
+        20_000_000_000,
+        ge=0,
+        description="label cache: arrays used longest ago make room beyond this; 0: no limit",
+    )
     timeout_seconds: float = Field(60.0, gt=0, description="longest silence on a stream before it is resumed")
 
 

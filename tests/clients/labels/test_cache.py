@@ -324,3 +324,51 @@ def test_a_forked_child_opens_connections_of_its_own(service, cache, store, dige
     assert os.read(reader, 1) == b"y"
     os.close(reader)
     os.close(writer)
+
+
+def published_rows(store, num_arrays, num_rows=400):
+    rng = np.random.default_rng(7)
+    return [
+        store.publish_samples(rng.integers(0, 256, (num_rows, 100), dtype=np.uint8), chunk_bytes=8192)
+        for _ in range(num_arrays)
+    ]
+
+
+def holds(tmp_path, digest):
+    return (folder_of(tmp_path, digest) / "rows.npy").exists()
+
+
+def test_what_was_used_longest_ago_makes_room(service, store, tmp_path):
+    first, second, third = published_rows(store, 3)
+    cache = LabelCache(tmp_path / "cache", max_bytes=90_000)
+    for used, digest in enumerate((first, second, first), start=1):
+        cache.fetch_array(service.address, digest)
+        os.utime(folder_of(tmp_path, digest) / "manifest.pb", (used, used))
+    kept = cache.fetch_array(service.address, first).array
+    cache.fetch_array(service.address, third)
+    assert [holds(tmp_path, digest) for digest in (first, second, third)] == [True, False, True]
+    assert len(kept) == 400
+    cache.close()
+
+
+def test_an_array_larger_than_the_bound_is_kept_until_the_next(service, store, tmp_path):
+    (small,) = published_rows(store, 1)
+    (large,) = published_rows(store, 1, num_rows=2000)
+    cache = LabelCache(tmp_path / "cache", max_bytes=90_000)
+    cache.fetch_array(service.address, large)
+    assert holds(tmp_path, large)
+    rows = cache.fetch_array(service.address, large).array
+    cache.fetch_array(service.address, small)
+    assert not holds(tmp_path, large)
+    assert rows[-1].shape == (100,)  # what was mapped stays readable
+    cache.close()
+
+
+def test_an_array_that_another_process_fetches_is_left_alone(service, store, tmp_path):
+    first, second = published_rows(store, 2)
+    cache = LabelCache(tmp_path / "cache", max_bytes=50_000)
+    cache.fetch_array(service.address, first)
+    with cache_module._locked(folder_of(tmp_path, first) / "lock"):
+        cache.fetch_array(service.address, second)
+    assert holds(tmp_path, first)
+    cache.close()
