@@ -21,9 +21,9 @@ from protos.fedstill.v1 import fleet_pb2
 app = ClientApp()
 
 
-def _open_node(context: Context, run_id: str) -> NodeContext:
+def _open_node(context: Context, run_id: str, expected: fleet_pb2.InputSpec | None = None) -> NodeContext:
     config = from_run_config(context.run_config)
-    private = load_private(config, context.node_config)
+    private = load_private(config, context.node_config, expected)
     home = Path(config.exchange.cache_dir) if config.exchange.cache_dir else default_home()
     return NodeContext(
         config=config,
@@ -44,7 +44,7 @@ def hello(message: Message, context: Context) -> Message:
         )
     reply = fleet_pb2.HelloResponse(version=version)
     if name_node(context.node_config, from_run_config(context.run_config)) is not None:
-        node = _open_node(context, request.run_id)
+        node = _open_node(context, request.run_id, request.input)
         reply.node_id = node.private.node_id
         reply.num_train_samples = len(node.private.train)
         reply.num_validation_samples = len(node.private.validation)
@@ -59,14 +59,15 @@ def hello(message: Message, context: Context) -> Message:
 def train(message: Message, context: Context) -> Message:
     """Carries out one round's task."""
     task = unpack(message.content, fleet_pb2.TaskRequest)
-    return Message(pack(run_task(_open_node(context, task.run_id), task)), reply_to=message)
+    return Message(pack(run_task(_open_node(context, task.run_id, task.input), task)), reply_to=message)
 
 
 @app.train("control")
 def control(message: Message, context: Context) -> Message:
     """Trains the control that stands beside the student."""
     request = unpack(message.content, fleet_pb2.ControlRequest)
-    return Message(pack(train_control(_open_node(context, request.run_id), request)), reply_to=message)
+    node = _open_node(context, request.run_id, request.input)
+    return Message(pack(train_control(node, request)), reply_to=message)
 
 
 @app.evaluate()

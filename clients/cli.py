@@ -51,6 +51,31 @@ def predict(
     typer.echo(f"{num_samples} predictions in {output}{known}")
 
 
+@cli.command("run")
+def run_node(
+    superlink: Annotated[str, typer.Option(help="the coordinator's SuperLink, as host:port")],
+    node_id: Annotated[str, typer.Option("--node-id", help="the name that this device was enrolled by")],
+    data: Annotated[Path, typer.Option(help="this device's own labelled data, in any supported format")],
+    certificates: Annotated[
+        Path | None, typer.Option(help="folder of the node's bundle: ca.crt, node.crt, node.key")
+    ] = None,
+    home: Annotated[Path | None, typer.Option(help="label cache and node store; else the user's")] = None,
+    nice: Annotated[int, typer.Option(min=0, max=19, help="how far it stands back for other work")] = 10,
+    threads: Annotated[int, typer.Option(min=1, help="threads of numerical libraries")] = 1,
+    allow_insecure: Annotated[
+        bool, typer.Option("--allow-insecure", help="plaintext to another machine")
+    ] = False,
+) -> None:
+    """Take part in federations with this device's own data, until stopped."""
+    from clients.device import Device, check_device, run_device
+
+    device = Device(node_id, superlink, data, certificates, home, nice, threads)
+    check_device(device, allow_insecure=allow_insecure)
+    if certificates is None:
+        typer.echo("warning: no certificates: what this node sends and gets is not protected", err=True)
+    raise typer.Exit(run_device(device))
+
+
 def run() -> int:
     """Runs the command line and returns its exit code."""
     return run_command(cli, name="fedstill-node")

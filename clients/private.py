@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from common.config import Config, DataConfig, FederationConfig
-from common.datasets import Dataset, Splits, load_dataset, split_dataset
+from common.datasets import Dataset, Splits, cut_private, load_dataset, read_samples, split_dataset
 from common.encoders import Encoder
 from common.errors import DataError
 from common.models import InputSpec
+from common.seeding import stream
+from protos.fedstill.v1 import fleet_pb2
+
+NODE_ID = "node-id"
+"""Key of Flower's node configuration: a device's enrolment name."""
+DATA_SOURCE = "data-source"
+"""Key of Flower's node configuration: a device's own data."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +49,10 @@ class PrivateData:
 
 
 def name_node(node_config: Mapping[str, Any], config: Config) -> str | None:
-    """Names the node by its partition.
+    """Names the node: by its enrolment name on a device, else by its partition.
 
     Args:
-        node_config: Flower's node configuration, with `partition-id`.
+        node_config: Flower's node configuration, with `node-id` or `partition-id`.
         config: The run's configuration.
 
     Returns:
@@ -53,6 +62,8 @@ def name_node(node_config: Mapping[str, Any], config: Config) -> str | None:
     Raises:
         DataError: The node does not say which partition is its own.
     """
+    if NODE_ID in node_config:
+        return str(node_config[NODE_ID])
     if "partition-id" not in node_config:
         raise DataError(f"expected partition-id in the node's configuration, got {sorted(node_config)}")
     try:
@@ -64,12 +75,17 @@ def name_node(node_config: Mapping[str, Any], config: Config) -> str | None:
     return f"node-{index:04d}" if index < config.federation.num_nodes else None
 
 
-def load_private(config: Config, node_config: Mapping[str, Any]) -> PrivateData:
-    """Loads a node's partition.
+def load_private(
+    config: Config, node_config: Mapping[str, Any], expected: fleet_pb2.InputSpec | None = None
+) -> PrivateData:
+    """Loads a node's private data: its partition of the run's data, or its own files.
 
     Args:
         config: The run's configuration.
-        node_config: Flower's node configuration, with `partition-id`.
+        node_config: Flower's node configuration, with `partition-id`; or with `node-id`
+            and `data-source`, a path on this device.
+        expected: What the coordinator's samples and classes look like; a device's own
+            files are read by it. None where only the node's name is needed.
 
     Returns:
         The node's samples, in the order of the partition.
@@ -78,18 +94,57 @@ def load_private(config: Config, node_config: Mapping[str, Any]) -> PrivateData:
         DataError: The data cannot be read or split.
     """
     node_id = name_node(node_config, config)
+    if config.data.private == "nodes":
+        return _load_own(config, node_config, node_id, expected)
     if node_id is None:
         raise DataError(
             f"partition-id {node_config['partition-id']} is beyond federation.num_nodes ="
             f" {config.federation.num_nodes}"
         )
     dataset, splits = _open_data(config.data, config.federation, config.seed)
+    if "partition-id" not in node_config:
+        raise DataError(f"{node_id} has no partition-id; give it one, or set data.private = 'nodes'")
     partition = splits.partitions[int(node_config["partition-id"])]
     parts = [
         LabelledSamples(dataset.x_train[indices], dataset.y_train[indices])
         for indices in (partition.train, partition.validation, partition.test)
     ]
     return PrivateData(node_id, partition.group, *parts)
+
+
+def _load_own(
+    config: Config,
+    node_config: Mapping[str, Any],
+    node_id: str | None,
+    expected: fleet_pb2.InputSpec | None,
+) -> PrivateData:
+    source = str(node_config.get(DATA_SOURCE, ""))
+    if node_id is None or not source:
+        raise DataError(
+            f"data.private = 'nodes': expected {NODE_ID} and {DATA_SOURCE} in the node's configuration,"
+            f" got {sorted(node_config)}"
+        )
+    if expected is None:
+        nothing = LabelledSamples(np.empty(0, np.float32), np.empty(0, np.int64))
+        return PrivateData(node_id, "", nothing, nothing, nothing)
+    samples = read_samples(
+        Path(os.path.expandvars(source)).expanduser(),
+        split="all",
+        label_column=config.data.label_column,
+        expected_shape=None if expected.num_ids else tuple(expected.sample_shape),
+        expected_dtype=None if expected.num_ids else expected.dtype,
+        class_names=tuple(expected.class_names),
+        feature_names=tuple(expected.feature_names),
+        task=expected.task,
+        seed=config.seed,
+        test_fraction=config.data.test_fraction,
+    )
+    if samples.y is None:
+        raise DataError(f"{source} has no labels; a node's own data needs them")
+    parts = cut_private(samples.y, data=config.data, rng=stream(config.seed, "node-parts", node=node_id))
+    return PrivateData(
+        node_id, "", *(LabelledSamples(samples.x[indices], samples.y[indices]) for indices in parts)
+    )
 
 
 def load_public_samples(config: Config, encoder: Encoder | None = None) -> np.ndarray:

@@ -59,7 +59,7 @@ def simulate(
         settings = load_config(config, overrides=overrides or ())
         run_id = name_run(settings)
         run_dir = run_dir or RUNS_DIR / run_id
-    progress = make_progress(json_mode=as_json)
+    progress = make_progress(json_mode=as_json, log=settings.monitoring.log)
     try:
         summary = run_simulation(
             settings,
@@ -111,6 +111,46 @@ def compare(
     else:
         comparing.print_comparison(found, output_dir / comparing.PAGE_FILE)
     return EXIT_DONE if found.is_sound else EXIT_FAILED
+
+
+@cli.command()
+def coordinator(
+    config: ConfigArgument = None,
+    overrides: SetOption = None,
+    home: Annotated[Path, typer.Option(help="folder of database, logs and runs")] = Path("coordinator"),
+    host: Annotated[str, typer.Option(help="address that the SuperLink binds")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="port of the SuperLink")] = 8000,
+    certificates: Annotated[
+        Path | None, typer.Option(help="folder with ca.crt, server.crt and server.key")
+    ] = None,
+    authenticate: Annotated[
+        bool, typer.Option("--authenticate", help="only registered SuperNodes may come")
+    ] = False,
+    run_id: Annotated[
+        str, typer.Option(help="name of the run; one that HOME/runs holds already is gone on with")
+    ] = "",
+    print_only: Annotated[
+        bool, typer.Option("--print", help="print the commands for running the parts apart")
+    ] = False,
+) -> None:
+    """Run a federation of devices: SuperLink, SuperExec and the run as one supervised set."""
+    from server.app import load_run_config, name_run
+    from server.supervision import Site, check_exposure, coordinate, print_commands
+
+    site = Site(home.resolve(), host, port, certificates.resolve() if certificates else None, authenticate)
+    check_exposure(site)
+    settings = load_config(config, overrides=overrides or ())
+    run_dir = site.home / "runs" / (run_id or name_run(settings))
+    resume = (run_dir / "config.toml").exists()
+    if resume:
+        settings = load_run_config(run_dir)
+        typer.echo(f"{run_dir.name} was begun already and goes on with its own configuration")
+    if print_only:
+        typer.echo(print_commands(site, settings, run_dir))
+        return
+    if not (run_dir / "summary.json").exists():
+        coordinate(site, settings, run_dir, say=typer.echo, resume=resume)
+    typer.echo(f"run folder  {run_dir}")
 
 
 @cli.command(name="config")

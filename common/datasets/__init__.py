@@ -3,7 +3,7 @@
 from common.datasets.builtin import BUILTIN, Loader
 from common.datasets.load import absolute_source, load_dataset, read_samples
 from common.datasets.records import RAW_TASKS, Dataset, Partition, Samples, Splits
-from common.datasets.splits import split_dataset
+from common.datasets.splits import cut_private, split_dataset
 
 __all__ = [
     "BUILTIN",
@@ -14,6 +14,7 @@ __all__ = [
     "Samples",
     "Splits",
     "absolute_source",
+    "cut_private",
     "load_dataset",
     "read_samples",
     "split_dataset",

@@ -37,7 +37,8 @@ def split_dataset(dataset: Dataset, *, data: DataConfig, federation: FederationC
         seed: The run's seed.
 
     Returns:
-        The splits, the same for the same arguments everywhere.
+        The splits, the same for the same arguments everywhere; without partitions where
+        nodes bring their own data.
 
     Raises:
         ConfigError: Unknown partitioner.
@@ -49,7 +50,8 @@ def split_dataset(dataset: Dataset, *, data: DataConfig, federation: FederationC
     num_samples = len(dataset.y_train)
     num_server = _count(data.num_server, num_samples, key="data.num_server", least=2)
     num_public = _count(data.num_public, num_samples, key="data.num_public", least=1)
-    if num_server + num_public >= num_samples:
+    brings_own = data.private == "nodes"
+    if num_server + num_public > num_samples or (num_server + num_public == num_samples and not brings_own):
         raise DataError(
             f"data.num_server ({num_server}) and data.num_public ({num_public}) leave nothing private of"
             f" {num_samples} training samples; lower one of them"
@@ -65,7 +67,9 @@ def split_dataset(dataset: Dataset, *, data: DataConfig, federation: FederationC
         server_train=np.setdiff1d(server, validation),
         server_validation=validation,
         public=public,
-        partitions=_partition(dataset, private, data=data, federation=federation, seed=seed),
+        partitions=()
+        if brings_own
+        else _partition(dataset, private, data=data, federation=federation, seed=seed),
     )
 
 
@@ -169,6 +173,29 @@ def _cut_partition(
     return Partition(
         train, validation, test, "" if groups is None else ", ".join(sort_groups(groups[members]))
     )
+
+
+def cut_private(
+    labels_S: NDArray[np.int64], *, data: DataConfig, rng: np.random.Generator
+) -> tuple[Indices, Indices, Indices]:
+    """Cuts a device's own samples into training, validation and test part, as a partition is cut.
+
+    Args:
+        labels_S: Classes of all its samples.
+        data: Sizes of the parts, as fractions.
+        rng: Source of randomness.
+
+    Returns:
+        Sorted indices of the three parts.
+    """
+    members = np.arange(len(labels_S))
+    parts = []
+    for fraction in (data.private_test_fraction, data.private_validation_fraction):
+        taken = draw_stratified(labels_S[members], int(len(labels_S) * fraction + _EPSILON), rng)
+        parts.append(members[taken])
+        members = members[complement(taken, len(members))]
+    test, validation = parts
+    return members, validation, test
 
 
 def _take_off(

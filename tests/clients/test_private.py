@@ -21,6 +21,7 @@ from common.datasets.values import as_texts
 from common.encoders import Encoder
 from common.errors import DataError
 from common.models import measure_input
+from common.wire import input_to_proto
 
 CONFIG = build_config({"federation.num_nodes": 4, "federation.partitioner": "iid"})
 
@@ -129,3 +130,66 @@ def test_digest_of_raw_text_is_that_of_its_content():
         raw_private(*texts) for texts in (("ab", "c", "d"), ("ab", "c", "d"), ("a", "bc", "d"))
     )
     assert digest_private(first) == digest_private(same) != digest_private(moved)
+
+
+OWN = build_config({"data.private": "nodes", "federation.num_nodes": 2})
+
+
+def expected_input():
+    dataset = load_dataset(CONFIG.data, seed=CONFIG.seed)
+    spec = measure_input(dataset.x_train, task=dataset.task, layout=dataset.layout, scale=dataset.scale)
+    return input_to_proto(spec, class_names=dataset.class_names, feature_names=())
+
+
+@pytest.fixture
+def own_data(tmp_path):
+    dataset = load_dataset(CONFIG.data, seed=CONFIG.seed)
+    of_few_classes = np.flatnonzero(np.isin(dataset.y_train, (3, 7)))[:40]
+    path = tmp_path / "own.npz"
+    np.savez(path, x=dataset.x_train[of_few_classes], y=dataset.y_train[of_few_classes])
+    return {"node-id": "kitchen", "data-source": str(path)}
+
+
+def test_a_device_reads_its_own_data_by_the_coordinators_classes(own_data):
+    private = load_private(OWN, own_data, expected_input())
+    assert private.node_id == "kitchen"
+    assert [len(part) for part in (private.train, private.validation, private.test)] == [28, 4, 8]
+    assert set(private.train.y_S.tolist()) == {3, 7}
+
+
+def test_a_devices_parts_are_the_same_each_time(own_data):
+    first, second = (load_private(OWN, own_data, expected_input()) for _ in range(2))
+    assert digest_private(first) == digest_private(second)
+
+
+def test_only_the_name_is_needed_to_close_a_run(own_data):
+    private = load_private(OWN, own_data)
+    assert private.node_id == "kitchen"
+    assert not len(private.train)
+
+
+def test_a_device_without_data_of_its_own_is_refused():
+    with pytest.raises(DataError, match=r"expected node-id and data-source .* got \['node-id'\]"):
+        load_private(OWN, {"node-id": "kitchen"}, expected_input())
+
+
+def test_own_data_without_labels_is_refused(tmp_path, own_data):
+    np.savez(tmp_path / "bare.npz", x=np.zeros((4, 8, 8), np.uint8))
+    own_data["data-source"] = str(tmp_path / "bare.npz")
+    with pytest.raises(DataError, match="labels"):
+        load_private(OWN, own_data, expected_input())
+
+
+def test_a_named_device_needs_a_partition_where_the_source_is_split(own_data):
+    with pytest.raises(DataError, match="kitchen has no partition-id"):
+        load_private(CONFIG, own_data, expected_input())
+
+
+def test_a_source_that_nodes_share_no_part_of_may_be_used_up():
+    config = build_config({"data.private": "nodes", "data.num_server": 0.5, "data.num_public": 0.5})
+    dataset = load_dataset(config.data, seed=0)
+    splits = split_dataset(dataset, data=config.data, federation=config.federation, seed=0)
+    assert splits.partitions == ()
+    assert len(splits.server_train) + len(splits.server_validation) + len(splits.public) == len(
+        dataset.y_train
+    )

@@ -7,12 +7,14 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class HelloRequest(_message.Message):
-    __slots__ = ("run_id", "version")
+    __slots__ = ("run_id", "version", "input")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    INPUT_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     version: str
-    def __init__(self, run_id: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+    input: InputSpec
+    def __init__(self, run_id: _Optional[str] = ..., version: _Optional[str] = ..., input: _Optional[_Union[InputSpec, _Mapping]] = ...) -> None: ...
 
 class HelloResponse(_message.Message):
     __slots__ = ("node_id", "version", "num_train_samples", "num_validation_samples", "num_test_samples", "private_digest", "group", "num_partitions")

@@ -1,0 +1,210 @@
+"""`fedstill-node run`: a device's part in federations, for as long as the device lives.
+
+Flower's SuperNode keeps the link to the coordinator; this keeps the SuperNode. One that
+ends, whatever the cause (a lost link, a killed process, a node id that the coordinator
+still believes to be online), is started again after a pause that doubles up to a minute.
+Label cache and node store lie on disk, so nothing has to be sent twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import json
+import logging
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from clients.private import DATA_SOURCE, NODE_ID
+from common.errors import UsageError
+from common.files import default_home
+
+FIRST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 60.0
+# A SuperNode that lived this long was well: the next failure is a first one again.
+WELL_SECONDS = 120.0
+GRACE_SECONDS = 10.0
+_THREAD_LIMITS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a device brings and may spend.
+
+    Attributes:
+        node_id: Enrolment name.
+        superlink: The coordinator's SuperLink, host:port.
+        data: The device's own labelled data, a path in any supported format.
+        certificates: Folder with ca.crt, and node.key for authentication; None: plaintext.
+        home: Label cache and node store.
+        niceness: Added to the niceness of everything that runs.
+        num_threads: Threads of every numerical library.
+    """
+
+    node_id: str
+    superlink: str
+    data: Path
+    certificates: Path | None = None
+    home: Path | None = None
+    niceness: int = 10
+    num_threads: int = 1
+
+
+def check_device(device: Device, *, allow_insecure: bool) -> None:
+    """Refuses what cannot work before anything is started.
+
+    Args:
+        device: The device.
+        allow_insecure: Plaintext to another machine is wanted.
+
+    Raises:
+        UsageError: A name, address, path or certificate that cannot be used, or plaintext to
+            another machine that was not asked for.
+    """
+    if not _NAME.fullmatch(device.node_id):
+        raise UsageError(f"expected a node name of letters, digits, '.', '_' and '-', got {device.node_id!r}")
+    host, separator, port = device.superlink.rpartition(":")
+    if not (separator and host and port.isdigit() and 0 < int(port) < 65_536):
+        raise UsageError(f"--superlink: expected host:port, got {device.superlink!r}")
+    if not device.data.exists():
+        raise UsageError(f"--data: {device.data} does not exist; give a file or folder of labelled samples")
+    if device.certificates is None:
+        if not (_is_loopback(host) or allow_insecure):
+            raise UsageError(
+                f"{host} is another machine: give --certificates, or --allow-insecure to send data that"
+                " anyone on the way can read and alter"
+            )
+    elif not (device.certificates / "ca.crt").is_file():
+        raise UsageError(f"--certificates: {device.certificates} holds no ca.crt; unpack the node's bundle")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    return False
+
+
+def build_command(device: Device) -> list[str]:
+    """Builds the command line of the SuperNode.
+
+    Raises:
+        UsageError: Flower is not installed beside this program.
+    """
+    program = Path(sys.executable).with_name("flower-supernode")
+    found = str(program) if program.exists() else shutil.which("flower-supernode")
+    if not found:
+        raise UsageError("flower-supernode is not installed; pip install 'fedstill[node]'")
+    # Flower reads these as TOML values; JSON's quoting of a string is TOML's too.
+    settings = {NODE_ID: device.node_id, DATA_SOURCE: str(device.data.resolve())}
+    if device.certificates is not None:
+        settings["certificates-dir"] = str(device.certificates.resolve())
+    node_config = " ".join(f"{key}={json.dumps(value)}" for key, value in settings.items())
+    command = [found, "--superlink", device.superlink, "--node-config", node_config]
+    command += ["--host", "127.0.0.1", "--port", str(_free_port())]
+    if device.certificates is None:
+        return [*command, "--insecure"]
+    command += ["--root-certificates", str(device.certificates / "ca.crt")]
+    key = device.certificates / "node.key"
+    return [*command, "--auth-supernode-private-key", str(key)] if key.is_file() else command
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def build_environment(device: Device, environment: Mapping[str, str]) -> dict[str, str]:
+    """Bounds threads and names the folders that everything below the SuperNode uses."""
+    threads = dict.fromkeys(_THREAD_LIMITS, str(device.num_threads))
+    home = (device.home or default_home()).resolve()
+    return {
+        **environment,
+        **threads,
+        "FEDSTILL_HOME": str(home),
+        "FLWR_HOME": str(home / "flower"),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}",
+    }
+
+
+def pauses() -> Iterator[float]:
+    """Yields the pauses before the next starts, seconds."""
+    pause = FIRST_PAUSE_SECONDS
+    while True:
+        yield pause
+        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+
+def run_device(device: Device) -> int:
+    """Keeps a SuperNode alive until SIGINT or SIGTERM.
+
+    Args:
+        device: The device.
+
+    Returns:
+        0 after SIGTERM; SIGINT raises `KeyboardInterrupt` as everywhere.
+
+    Raises:
+        UsageError: Flower is not installed.
+    """
+    stopping = False
+
+    def stop(_signal: int, _frame: object) -> None:
+        nonlocal stopping
+        stopping = True
+        raise SystemExit(0)
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    os.nice(device.niceness)  # what is started below inherits it
+    waits = pauses()
+    try:
+        while True:
+            started = time.monotonic()
+            code = _live_once(device)
+            if time.monotonic() - started > WELL_SECONDS:
+                waits = pauses()
+            pause = next(waits)
+            _log.warning("the SuperNode ended with code %d; starting again in %g s", code, pause)
+            time.sleep(pause)
+    except SystemExit:
+        if stopping:
+            return 0
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _live_once(device: Device) -> int:
+    process = subprocess.Popen(  # noqa: S603 the command is built above
+        build_command(device),
+        env=build_environment(device, os.environ),
+        start_new_session=True,
+    )
+    try:
+        return process.wait()
+    finally:
+        end_process_group(process)
+
+
+def end_process_group(process: subprocess.Popen[bytes]) -> None:
+    """Ends a process and all that it started in its session: asked first, killed after a grace."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE_SECONDS)

@@ -1,0 +1,328 @@
+"""`fedstill coordinator`: SuperLink, SuperExec and a run as one set that outlives its parts.
+
+    <home>/superlink.db      Flower's own record of nodes and runs
+    <home>/flower/           Flower's configuration, with the connection "coordinator"
+    <home>/logs/*.log        what each process said
+    <home>/runs/<run_id>/    the run folder
+
+The SuperLink runs with `--isolation process`, so the SuperExec and the ServerApp under it
+are processes of their own. One that dies is started again; a run that Flower reports as
+failed is submitted again with `run.resume`, and redoes one round at most.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from common.config import Config, flatten
+from common.errors import RunError, UsageError
+from common.files import write_text_atomically
+from server.checkpoints import STATE_FILE
+
+CONNECTION = "coordinator"
+START_SECONDS = 60.0
+POLL_SECONDS = 1.0
+GRACE_SECONDS = 10.0
+MAX_SUBMISSIONS = 10
+_APP_DIR = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a coordinator lives.
+
+    Attributes:
+        home: Its folder.
+        host: Address that the SuperLink binds.
+        port: Its port.
+        certificates: Folder with ca.crt, server.crt and server.key; None: plaintext.
+        authenticate: Only nodes whose public keys were registered may come.
+    """
+
+    home: Path
+    host: str
+    port: int
+    certificates: Path | None = None
+    authenticate: bool = False
+
+    @property
+    def address(self) -> str:
+        """host:port of the SuperLink, as seen from this machine."""
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "::", "") else self.host  # noqa: S104 no binding
+        return f"{host}:{self.port}"
+
+
+@dataclass
+class _Part:
+    """A process that is kept alive."""
+
+    name: str
+    command: list[str]
+    process: subprocess.Popen[bytes] | None = None
+    num_starts: int = field(default=0)
+
+
+def check_exposure(site: Site) -> None:
+    """Refuses plaintext on other than loopback, and authentication without certificates.
+
+    Raises:
+        UsageError: The SuperLink would serve other machines in the clear.
+    """
+    if site.certificates is not None:
+        return
+    if site.authenticate:
+        raise UsageError("--authenticate needs TLS: give --certificates, made by fedstill certs init")
+    if site.host not in ("127.0.0.1", "::1", "localhost"):
+        raise UsageError(
+            f"--host {site.host} would serve other machines in plaintext: give --certificates, made by"
+            " fedstill certs init"
+        )
+
+
+def superlink_command(site: Site) -> list[str]:
+    """Builds the SuperLink's command line."""
+    command = [_program("flower-superlink"), "--isolation", "process"]
+    command += ["--database", str(site.home / "superlink.db")]
+    command += ["--host", site.host, "--port", str(site.port), "--disable-runtime-dependency-installation"]
+    if site.certificates is None:
+        return [*command, "--insecure"]
+    for option, name in (("certfile", "server.crt"), ("keyfile", "server.key"), ("ca-certfile", "ca.crt")):
+        command += [f"--ssl-{option}", str(site.certificates / name)]
+    return [*command, "--enable-supernode-auth"] if site.authenticate else command
+
+
+def superexec_command(site: Site) -> list[str]:
+    """Builds the SuperExec's command line."""
+    command = [_program("flower-superexec"), "--runtime-api-address", site.address]
+    return [*command, *_trust(site)]
+
+
+def _trust(site: Site) -> list[str]:
+    if site.certificates is None:
+        return ["--insecure"]
+    return ["--root-certificates", str(site.certificates / "ca.crt")]
+
+
+def _program(name: str) -> str:
+    path = Path(sys.executable).with_name(name)
+    if not path.exists():
+        raise UsageError(f"{name} is not installed beside {sys.executable}; pip install 'fedstill[server]'")
+    return str(path)
+
+
+def submit_command(config: Config, run_dir: Path, *, resume: bool) -> list[str]:
+    """Builds the command line that hands a run to the SuperLink."""
+    settings: dict[str, Any] = flatten(config) | {
+        "run.dir": str(run_dir.resolve()),
+        "run.id": run_dir.name,
+        "run.resume": resume,
+    }
+    values = " ".join(f"{key}={json.dumps(value)}" for key, value in settings.items())
+    command = [_program("flwr"), "run", str(_APP_DIR), CONNECTION]
+    return [*command, "--run-config", values, "--format", "json"]
+
+
+def flower_environment(site: Site, environment: Mapping[str, str]) -> dict[str, str]:
+    """Gives Flower a home of its own and spares it what needs the network."""
+    return {
+        **environment,
+        "FLWR_HOME": str((site.home / "flower").resolve()),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}",
+    }
+
+
+def write_connection(site: Site) -> Path:
+    """Writes Flower's configuration, so that `flwr` finds the SuperLink under one name."""
+    trust: dict[str, Any] = {"insecure": True}
+    if site.certificates is not None:
+        trust = {"root-certificates": str((site.certificates / "ca.crt").resolve())}
+    path = site.home / "flower" / "config.toml"
+    connection = {"address": site.address} | trust
+    content = {"superlink": {"default": CONNECTION, CONNECTION: connection}}
+    write_text_atomically(path, tomli_w.dumps(content))
+    return path
+
+
+def print_commands(site: Site, config: Config, run_dir: Path) -> str:
+    """Lists the commands for running the parts apart, one per line."""
+    write_connection(site)
+    environment = flower_environment(site, {})
+    prefix = " ".join(f"{key}={shlex.quote(environment[key])}" for key in environment if key != "PATH")
+    commands = (
+        superlink_command(site),
+        superexec_command(site),
+        submit_command(config, run_dir, resume=False),
+    )
+    return "\n".join(f"{prefix} {shlex.join(command)}" for command in commands)
+
+
+def coordinate(
+    site: Site, config: Config, run_dir: Path, *, say: Callable[[str], None], resume: bool = False
+) -> Path:
+    """Runs a federation on a SuperLink and keeps all its parts alive until it is over.
+
+    Args:
+        site: Where the coordinator lives.
+        config: The run's configuration.
+        run_dir: The run folder; one that holds a run is gone on with if `resume`.
+        say: Told in one line of what happens.
+        resume: Go on with a run.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        UsageError: Flower is not installed, the port is taken, or certificates lack.
+        RunError: The SuperLink did not come up, or the run failed again and again.
+    """
+    _check_site(site)
+    write_connection(site)
+    environment = flower_environment(site, os.environ)
+    parts = [_Part("superlink", superlink_command(site)), _Part("superexec", superexec_command(site))]
+    with ExitStack() as stack:
+        stack.enter_context(_ended_by_sigterm())
+        for part in parts:
+            stack.callback(_end, part)
+            _start(part, site, environment)
+            if part.name == "superlink":
+                _wait_for_port(site, part)
+        say(f"SuperLink on {site.address}; logs in {site.home / 'logs'}")
+        for _ in range(MAX_SUBMISSIONS):
+            flower_id = _submit(config, run_dir, environment, resume=resume)
+            say(f"run {run_dir.name} was submitted as {flower_id}{' to go on' if resume else ''}")
+            status = _watch(flower_id, parts, site, environment, say)
+            if status == "finished:completed":
+                return run_dir
+            say(f"the run ended as {status}")
+            if not (run_dir / STATE_FILE).exists():
+                raise RunError(f"the run failed before its first commit ({status}); see {site.home / 'logs'}")
+            resume = True
+    raise RunError(f"the run failed {MAX_SUBMISSIONS} times; see {site.home / 'logs'}")
+
+
+def _check_site(site: Site) -> None:
+    if not (_APP_DIR / "pyproject.toml").is_file():
+        raise UsageError(
+            f"{_APP_DIR} is no Flower app (no pyproject.toml): install fedstill from a checkout, with"
+            " pip install -e"
+        )
+    for name in ("ca.crt", "server.crt", "server.key"):
+        if site.certificates is not None and not (site.certificates / name).is_file():
+            raise UsageError(f"{site.certificates} holds no {name}; make it with fedstill certs init")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((site.host, site.port))
+        except OSError as error:
+            raise UsageError(
+                f"cannot serve on {site.host}:{site.port} ({error.strerror}); choose another --port"
+            ) from None
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    def stop(_signal: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _start(part: _Part, site: Site, environment: dict[str, str]) -> None:
+    log = site.home / "logs" / f"{part.name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        part.process = subprocess.Popen(  # noqa: S603 the command is built above
+            part.command, env=environment, stdout=file, stderr=file, start_new_session=True
+        )
+    part.num_starts += 1
+
+
+def _end(part: _Part) -> None:
+    if part.process is None:
+        return
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(part.process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            part.process.wait(GRACE_SECONDS)
+
+
+def _wait_for_port(site: Site, part: _Part) -> None:
+    host, _, port = site.address.rpartition(":")
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end:
+        if part.process is not None and part.process.poll() is not None:
+            break
+        with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
+            return
+        time.sleep(0.1)
+    raise RunError(f"the SuperLink did not come up on {site.address}; see {site.home / 'logs/superlink.log'}")
+
+
+def _keep_alive(
+    parts: list[_Part], site: Site, environment: dict[str, str], say: Callable[[str], None]
+) -> None:
+    for part in parts:
+        if part.process is not None and part.process.poll() is not None:
+            say(f"the {part.name} ended with code {part.process.returncode} and is started again")
+            _end(part)
+            _start(part, site, environment)
+
+
+def _submit(config: Config, run_dir: Path, environment: dict[str, str], *, resume: bool) -> str:
+    answer = _ask(submit_command(config, run_dir, resume=resume), environment)
+    if not answer.get("success"):
+        raise RunError(f"the SuperLink refused the run: {answer.get('error-message', answer)}")
+    return str(answer["run-id"])
+
+
+def _watch(
+    flower_id: str,
+    parts: list[_Part],
+    site: Site,
+    environment: dict[str, str],
+    say: Callable[[str], None],
+) -> str:
+    command = [_program("flwr"), "ls", CONNECTION, "--run-id", flower_id, "--format", "json"]
+    while True:
+        _keep_alive(parts, site, environment, say)
+        runs = _ask(command, environment).get("runs", [])
+        status = runs[0]["status"] if runs else "unknown"
+        if status.startswith("finished"):
+            details = runs[0].get("status-details", "")
+            return str(status) if status == "finished:completed" else f"{status} ({details})"
+        time.sleep(POLL_SECONDS)
+
+
+def _ask(command: list[str], environment: dict[str, str]) -> dict[str, Any]:
+    """Asks the SuperLink through `flwr`; one that is just coming back answers nothing."""
+    done = subprocess.run(  # noqa: S603 the command is built above
+        command, env=environment, capture_output=True, text=True, check=False, timeout=120
+    )
+    try:
+        answer = json.loads(done.stdout)
+    except ValueError:
+        return {"success": False, "error-message": " ".join((done.stderr or done.stdout).split())[-400:]}
+    return answer if isinstance(answer, dict) else {}

@@ -1,0 +1,157 @@
+"""Every file under deploy/ passes its own validator. None of it is run here: no Docker engine, no cluster."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import yaml
+
+from common.config import build_config
+
+ROOT = Path(__file__).resolve().parents[2]
+DEPLOY = ROOT / "deploy"
+BIN = Path(sys.executable).parent
+UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
+# What systemd calls "OK" ends at 5.0 of 10; these units reach 1.4.
+MAX_EXPOSURE = 20
+
+
+def run(*command, **options):
+    words = [str(word) for word in command]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, **options)
+    assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def tool(name):
+    if (path := shutil.which(name)) is None:
+        pytest.skip(f"{name} is not installed")
+    return path
+
+
+def load_all(text):
+    return [document for document in yaml.safe_load_all(text) if document]
+
+
+def test_yaml_is_well_formed():
+    run(BIN / "yamllint", "--strict", "-c", ROOT / ".yamllint.yaml", DEPLOY)
+
+
+def test_compose_follows_its_specification():
+    run(BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", DEPLOY / "compose/compose.yaml")
+
+
+def compose():
+    return yaml.safe_load((DEPLOY / "compose/compose.yaml").read_text())
+
+
+def test_every_long_lived_service_has_a_health_check():
+    services = compose()["services"]
+    assert {"superlink", "superexec", "coordinator", "prometheus", "alertmanager", "grafana"} <= set(services)
+    assert [name for name, service in services.items() if "healthcheck" not in service] == ["coordinator"]
+
+
+def test_what_compose_mounts_from_the_repository_is_there():
+    made_by_users = ("./certificates", "./data")
+    for service in compose()["services"].values():
+        for volume in service.get("volumes", []):
+            source = volume.split(":")[0]
+            if source.startswith(".") and not source.startswith(made_by_users):
+                assert (DEPLOY / "compose" / source).exists(), source
+
+
+def test_the_options_that_compose_gives_are_those_of_the_programs():
+    services = compose()["services"]
+    for service, program in (("superlink", "flower-superlink"), ("superexec", "flower-superexec")):
+        known = run(BIN / program, "--help")
+        for word in services[service]["command"]:
+            assert word.split("=")[0] in known, word
+    known = run(BIN / "fedstill-node", "run", "--help", env={"COLUMNS": "200", "PATH": "/bin"})
+    for word in services["device-a"]["command"][1:]:
+        assert word.split("=")[0] in known, word
+
+
+def test_the_settings_that_compose_gives_are_the_configurations():
+    text = compose()["services"]["coordinator"]["command"][-1]
+    settings = {key: json.loads(value) for key, value in re.findall(r"([\w.]+)=(\"[^\"]*\"|[\d.]+)", text)}
+    config = build_config(settings)
+    assert config.data.private == "nodes"
+    assert config.exchange.port == 9500
+
+
+@pytest.mark.parametrize("name", ["server", "device"])
+def test_dockerfiles_pass_hadolint(name):
+    run(BIN / "hadolint", DEPLOY / "docker" / f"{name}.Dockerfile")
+
+
+@pytest.mark.parametrize("name", ["server", "device"])
+def test_images_copy_what_exists_and_do_not_run_as_root(name):
+    text = (DEPLOY / "docker" / f"{name}.Dockerfile").read_text()
+    for sources in re.findall(r"^COPY (?!--)(.+) \S+$", text, re.MULTILINE):
+        assert all((ROOT / source).exists() for source in sources.split())
+    assert text.rindex("USER 10001") > text.rindex("FROM ")
+    if name == "device":
+        assert "server" not in re.findall(r"^COPY (\S+)", text, re.MULTILINE)
+
+
+def test_the_coordinators_resources_are_valid(tmp_path):
+    rendered = run(tool("kubectl"), "kustomize", DEPLOY / "kubernetes/coordinator")
+    path = tmp_path / "rendered.yaml"
+    path.write_text(rendered)
+    run(BIN / "kubernetes-validate", "--strict", path)
+    assert {document["kind"] for document in load_all(rendered)} >= {
+        "StatefulSet",
+        "Service",
+        "NetworkPolicy",
+    }
+
+
+def test_the_coordinators_configuration_is_one():
+    (configmap,) = load_all((DEPLOY / "kubernetes/coordinator/configuration.yaml").read_text())
+    document = tomllib.loads(configmap["data"]["federation.toml"])
+    flat = {f"{section}.{key}": value for section, keys in document.items() for key, value in keys.items()}
+    assert build_config(flat).monitoring.port == 9400
+
+
+def test_the_ray_clusters_pods_are_valid(tmp_path):
+    # KubeRay's kinds have no schema here; the pods inside them are Kubernetes' own.
+    rendered = load_all(run(tool("kubectl"), "kustomize", DEPLOY / "kubernetes/simulation"))
+    (cluster,) = [document for document in rendered if document["kind"] == "RayCluster"]
+    groups = [cluster["spec"]["headGroupSpec"], *cluster["spec"]["workerGroupSpecs"]]
+    pods = [
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": f"pod-{index}"}, **group["template"]}
+        for index, group in enumerate(groups)
+    ]
+    path = tmp_path / "pods.yaml"
+    path.write_text(yaml.safe_dump_all(pods))
+    run(BIN / "kubernetes-validate", "--strict", path)
+    assert cluster["spec"]["rayVersion"] == version("ray")
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.name)
+def test_units_are_valid_where_their_programs_are(unit, tmp_path):
+    installed = unit.read_text().replace("/opt/fedstill/bin", str(BIN)).replace("User=fedstill", "User=root")
+    path = tmp_path / unit.name
+    path.write_text(re.sub(r"Documentation=.*\n", "", installed))
+    run(tool("systemd-analyze"), "verify", "--man=no", path)
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.name)
+def test_units_are_hardened(unit):
+    analyze = tool("systemd-analyze")
+    run(analyze, "security", "--offline=true", f"--threshold={MAX_EXPOSURE}", unit)
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.name)
+def test_the_options_that_units_give_are_those_of_the_commands(unit):
+    (line,) = re.findall(r"^ExecStart=(.+)$", unit.read_text(), re.MULTILINE)
+    program, command, *words = line.split()
+    known = run(BIN / Path(program).name, command, "--help", env={"COLUMNS": "200", "PATH": "/bin"})
+    for word in words:
+        assert not word.startswith("--") or word in known, word
