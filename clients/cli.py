@@ -51,6 +51,43 @@ def predict(
     typer.echo(f"{num_samples} predictions in {output}{known}")
 
 
+@cli.command()
+def install(
+    artefact: Annotated[Path, typer.Argument(help="folder with model.onnx and manifest.json")],
+    serving: Annotated[Path, typer.Argument(help="serving folder; SERVING/current is what is served")],
+    canary: Annotated[str, typer.Option(help="labelled data that it has to pass first")] = "",
+    split: Annotated[str, typer.Option(help="part of the canary: test, train or all")] = "all",
+    label_column: Annotated[str, typer.Option(help="column of a CSV that holds the class")] = "label",
+    max_drop: Annotated[
+        float, typer.Option(min=0, max=1, help="how far below the served artefact it may be")
+    ] = 0.02,
+    min_accuracy: Annotated[float, typer.Option(min=0, max=1, help="what it has to reach")] = 0.0,
+) -> None:
+    """Serve an artefact from now on, if it passes the canary; the one before is kept."""
+    from clients.artefact import read_artefact
+    from clients.predict import read_for_artefact
+    from clients.serving import Canary, install_artefact
+
+    trial = None
+    if canary:
+        samples = read_for_artefact(read_artefact(artefact), canary, split=split, label_column=label_column)
+        trial = Canary(samples, max_drop, min_accuracy)
+    release = install_artefact(artefact, serving, canary=trial)
+    known = "" if release.accuracy is None else f", accuracy {release.accuracy:.4f} on the canary"
+    before = "" if release.served_accuracy is None else f" ({release.served_accuracy:.4f} before)"
+    typer.echo(f"{serving / 'current'} is {release.folder.name[:12]}{known}{before}")
+
+
+@cli.command()
+def rollback(
+    serving: Annotated[Path, typer.Argument(help="serving folder that install filled")],
+) -> None:
+    """Serve the artefact before the present one again."""
+    from clients.serving import roll_back
+
+    typer.echo(f"{serving / 'current'} is {roll_back(serving).name[:12]} again")
+
+
 @cli.command("run")
 def run_node(
     superlink: Annotated[str, typer.Option(help="the coordinator's SuperLink, as host:port")],

@@ -43,8 +43,9 @@ def predict_file(
         ArtefactError: The artefact is incomplete or altered.
         DataError: The data cannot be read or has another shape.
     """
-    artefact = read_artefact(artefact_dir, num_threads=num_threads)
-    samples = _read(artefact, data, split=split, label_column=label_column)
+    # Resolved once: a link to what is served may be switched while the files are read.
+    artefact = read_artefact(artefact_dir.resolve(), num_threads=num_threads)
+    samples = read_for_artefact(artefact, data, split=split, label_column=label_column)
     x = samples.x if artefact.encoder is None else artefact.encoder.encode(samples.x)
     probabilities = predict_probabilities(artefact.session, x)
     predicted = probabilities.argmax(axis=1)
@@ -63,7 +64,21 @@ def predict_file(
     return len(predicted), accuracy
 
 
-def _read(artefact: Artefact, data: str, *, split: str, label_column: str) -> Samples:
+def read_for_artefact(artefact: Artefact, data: str, *, split: str, label_column: str) -> Samples:
+    """Reads raw samples as an artefact takes them.
+
+    Args:
+        artefact: What they are for.
+        data: Path in any supported format, or a built-in name.
+        split: Part of the data: "test", "train" or "all".
+        label_column: Column of a CSV that holds the class and is not a feature.
+
+    Returns:
+        Samples, and labels if there are any.
+
+    Raises:
+        DataError: The data cannot be read or has another shape.
+    """
     if split not in ("test", "train", "all"):
         raise DataError(f"expected a split of test, train or all, got {split!r}")
     cut = artefact.manifest.get("split", {})
