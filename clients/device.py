@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from clients.private import DATA_SOURCE, NODE_ID
+from clients.node_config import DATA_SOURCE, NODE_ID
 from common.errors import UsageError
 from common.files import default_home
 

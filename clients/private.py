@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from clients.node_config import DATA_SOURCE, NODE_ID
 from common.config import Config, DataConfig, FederationConfig
 from common.datasets import Dataset, Splits, cut_private, load_dataset, read_samples, split_dataset
 from common.encoders import Encoder
@@ -19,11 +20,6 @@ from common.errors import DataError
 from common.models import InputSpec
 from common.seeding import stream
 from protos.fedstill.v1 import fleet_pb2
-
-NODE_ID = "node-id"
-"""Key of Flower's node configuration: a device's enrolment name."""
-DATA_SOURCE = "data-source"
-"""Key of Flower's node configuration: a device's own data."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,8 @@ def close_run(grid: Grid, strategy: FedDistill, observe: Observer) -> None:
         strategy: The federation, its rounds over; its state takes the figures.
         observe: Told of progress.
     """
-    finished = sorted(node_id for node_id, node in strategy.state.nodes.items() if node.num_rounds)
+    nodes = strategy.state.nodes
+    finished = [node_id for node_id in _free_nodes(grid, strategy) if nodes[node_id].num_rounds]
     chosen = choose_controls(strategy.config, finished)
     with timed_phase(observe, "controls", len(chosen)):
         _train_controls(grid, strategy, chosen, observe)
@@ -35,6 +36,17 @@ def close_run(grid: Grid, strategy: FedDistill, observe: Observer) -> None:
         for done, node_id in enumerate(finished, start=1):
             _close_node(grid, strategy, node_id, observe)
             observe(PhaseAdvanced("closing", done))
+
+
+def _free_nodes(grid: Grid, strategy: FedDistill) -> list[str]:
+    """Waits for those who still owe an answer, and lists who can be asked then: the others may be gone."""
+    fleet = strategy.fleet
+    fleet.await_answers(
+        grid,
+        wait_seconds=strategy.config.federation.deadline_seconds or CLOSING_SECONDS,
+        enough=lambda: not fleet.busy,
+    )
+    return sorted(fleet.flower_ids.keys() - fleet.busy)
 
 
 def choose_controls(config: Config, node_ids: list[str]) -> list[str]:
@@ -125,7 +137,7 @@ def release_nodes(grid: Grid, strategy: FedDistill) -> None:
     request = fleet_pb2.ReleaseRequest(run_id=strategy.state.run_id)
     strategy.fleet.ask(
         grid,
-        dict.fromkeys(sorted(strategy.fleet.flower_ids), request),
+        dict.fromkeys(sorted(strategy.fleet.flower_ids.keys() - strategy.fleet.busy), request),
         fleet_pb2.ReleaseResponse,
         message_type="query.release",
         round_number=strategy.state.round,

@@ -6,10 +6,11 @@ never reach back. An observer that raises ends the run, so none may fail on bad 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,11 @@ class RunStarted:
     num_nodes: int
     num_rounds: int
     run_dir: str
+    codec: str = ""
+    temperature: float = math.nan
+    distill_lambda: float = math.nan
+    quorum: float = 1.0
+    deadline_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,8 @@ class PhaseStarted:
     total: int | None = None
     """Steps that `PhaseAdvanced.done` counts up to; None where nobody knows."""
     round: int = 0
+    num_needed: int = 0
+    """Answers that close a round, where it is known here; else the run's quorum of the total."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,55 @@ class NodeReported:
     wire_bytes: int
     phase_seconds: dict[str, float]
     """Seconds on the node by phase: fetch, train, export, evaluate."""
+    distillation_loss: float | None = None
+    private_loss: float | None = None
+    state_reset: bool = False
+
+
+@dataclass(frozen=True)
+class LabelsPublished:
+    """Soft labels are ready for the next round; both figures are means in nats at the run's temperature."""
+
+    round: int
+    entropy_nats: float
+    ensemble_teacher_kl_nats: float | None = None
+    """How far the teacher is from the students' ensemble, where a scheme has both."""
+
+
+@dataclass(frozen=True)
+class NodeBudgeted:
+    """What a node's device takes; None is no limit."""
+
+    node_id: str
+    artefact_bytes: float | None
+    latency_seconds: float | None
+
+
+@dataclass(frozen=True)
+class NodeLeft:
+    """A node is no longer of the federation."""
+
+    node_id: str
+
+
+@dataclass(frozen=True)
+class UploadRefused:
+    """The label service refused an upload; it comes from one of the service's threads."""
+
+    node_id: str
+    """As the sender calls itself; empty where it had not said so yet."""
+    reason: str
+    """damaged, internal, invalid, non_finite or storage."""
+    detail: str
+
+
+@dataclass(frozen=True)
+class PrivacySpent:
+    """What the rounds so far cost the node that paid most."""
+
+    round: int
+    epsilon: float
+    delta: float
 
 
 @dataclass(frozen=True)
@@ -106,6 +163,8 @@ class RoundClosed:
     seconds: float
     gap: float | None
     """Teacher minus students on the validation part; None without a teacher."""
+    num_rested: dict[str, int] = field(default_factory=dict)
+    """Nodes that sat the round out, by reason."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +198,12 @@ Event = (
     | PhaseAdvanced
     | PhaseEnded
     | TeacherReady
+    | LabelsPublished
     | NodeReported
+    | NodeBudgeted
+    | NodeLeft
+    | UploadRefused
+    | PrivacySpent
     | ReplyDropped
     | RoundClosed
     | NodeClosed

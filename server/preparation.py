@@ -18,8 +18,9 @@ from common.training import count_bytes, count_parameters, digest_weights, save_
 from server.aggregators import get_aggregator
 from server.checkpoints import FederationState
 from server.encoding import encode_dataset
-from server.events import Observer, PhaseAdvanced, TeacherReady, Warned, timed_phase
+from server.events import LabelsPublished, Observer, PhaseAdvanced, TeacherReady, Warned, timed_phase
 from server.exchange import Exchange
+from server.label_figures import measure_entropy
 from server.labels import LabelStore
 from server.publication import publish_public, publish_samples
 from server.schemes import get_scheme
@@ -133,6 +134,8 @@ def _open_exchange(run: Run) -> Exchange:
 def _open_teacher(run: Run, exchange: Exchange) -> Teacher:
     path = run.run_dir / run.state.exchange.get("teacher_file", WEIGHTS_FILE)
     config = run.config.teacher
+    # A file from a life that ended before it was committed is trained again: what it took is not known.
+    is_here = path.exists() and "teacher_epochs" in run.state.exchange
     with timed_phase(run.observe, "teacher", config.num_epochs):
         teacher = make_teacher(
             config,
@@ -141,13 +144,13 @@ def _open_teacher(run: Run, exchange: Exchange) -> Teacher:
             exchange.spec,
             seed=run.config.seed,
             on_epoch=lambda done, detail: run.observe(PhaseAdvanced("teacher", done, detail)),
-            checkpoint=path if path.exists() else None,
+            checkpoint=path if is_here else None,
         )
-        if path.exists():
-            teacher = replace(teacher, num_epochs=run.state.exchange.get("teacher_epochs", 0))
+        if is_here:
+            teacher = replace(teacher, num_epochs=run.state.exchange["teacher_epochs"])
         else:
             save_weights(teacher.model, path)
-        run.state.exchange.setdefault("teacher_epochs", teacher.num_epochs)
+            run.state.exchange["teacher_epochs"] = teacher.num_epochs
     if teacher.validation_accuracy < config.min_accuracy:
         run.observe(
             Warned(
@@ -178,6 +181,8 @@ def _publish_soft_labels(run: Run, exchange: Exchange) -> None:
                 on_batch=lambda done: run.observe(PhaseAdvanced("labels", done)),
             )
         exchange.publish_labels(logits, origin=origin)
+    entropy = measure_entropy(logits, temperature=run.config.distill.temperature)
+    run.observe(LabelsPublished(0, entropy))
 
 
 def judge_teacher(run: Run, exchange: Exchange, truth: Truth) -> tuple[Truth, TeacherFacts]:

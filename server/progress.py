@@ -37,6 +37,7 @@ from server.events import (
     TeacherReady,
     Warned,
 )
+from server.logs import JsonLog
 from server.summary import Summary
 from server.units import UNKNOWN, format_bytes, format_ratio, format_seconds, format_times
 
@@ -53,19 +54,22 @@ class Display(Protocol):
         """Gives the terminal back; may be called twice."""
 
 
-def make_progress(*, json_mode: bool, stream: TextIO | None = None) -> Display:
+def make_progress(*, json_mode: bool, stream: TextIO | None = None, log: str = "text") -> Display:
     """Chooses how a run is shown.
 
     Args:
         json_mode: Standard output belongs to a machine: only standard error is
             used, for bars where it is a terminal, else for warnings alone.
         stream: Where to write; None is standard error.
+        log: "json" writes one JSON object per event, and nothing else.
 
     Returns:
         The observer; close it before anything else is printed.
     """
     if stream is None or (json_mode and stream is sys.stdout):
         stream = sys.stderr
+    if log == "json":
+        return JsonLog(stream)
     console = Console(file=stream)
     if stream.isatty() and not console.is_dumb_terminal:
         return _LiveDisplay(console)

@@ -183,4 +183,7 @@ def announce_reply(score: ReplyScore, node: NodeState) -> NodeReported:
         public_sample_bytes=node.report["public_sample_bytes"],
         wire_bytes=figures["wire_bytes"],
         phase_seconds=figures["phase_seconds"],
+        distillation_loss=figures["distillation_loss"],
+        private_loss=figures["private_loss"],
+        state_reset=figures["state_reset"],
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from common.errors import ExchangeError
+from common.errors import ExchangeError, NonFiniteError
 
 # A thousand times what networks give; soft labels of such logits are hard at any temperature in use.
 MAX_LOGIT = 1e6
@@ -30,7 +30,7 @@ def check_upload(logits_SC: np.ndarray, *, num_samples: int, num_classes: int) -
         raise ExchangeError(f"upload refused: expected logits as floats, got {logits_SC.dtype}")
     num_broken = int(logits_SC.size - np.isfinite(logits_SC).sum())
     if num_broken:
-        raise ExchangeError(f"upload refused: {num_broken} of {logits_SC.size} logits are not finite")
+        raise NonFiniteError(f"upload refused: {num_broken} of {logits_SC.size} logits are not finite")
     largest = float(np.abs(logits_SC).max(initial=0))
     if largest > MAX_LOGIT:
         raise ExchangeError(

@@ -143,6 +143,17 @@ class RayGrid(HostedGrid):
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
+    @property
+    def num_actors(self) -> int:
+        """Actors that are ready for work or at it; may be read from another thread."""
+        starting = {call.slot.index for call in list(self._in_flight.values()) if not call.jobs}
+        return sum(slot.index not in starting for slot in list(self._slots))
+
+    @property
+    def num_restarts(self) -> int:
+        """Actors that were started again."""
+        return sum(max(0, slot.num_starts - 1) for slot in list(self._slots))
+
     def close(self) -> None:
         """Ends the actors, in the middle of their work too, and Ray if it was started here."""
         slots, self._slots = self._slots, []

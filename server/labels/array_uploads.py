@@ -34,7 +34,7 @@ from common.arrays import (
     parse_manifest,
     verify_payload,
 )
-from common.errors import DigestError, ExchangeError, NotPublishedError, UsageError
+from common.errors import DigestError, ExchangeError, NonFiniteError, NotPublishedError, UsageError
 from protos.fedstill.v1 import labels_pb2
 from server.labels.shards import settle_folder, staged_folder
 from server.labels.uploads import MAX_UPLOAD_BYTES, check_name, check_sender
@@ -274,7 +274,7 @@ def _read_rows(manifest: ArrayManifest, file: BinaryIO) -> Array:
 def _check_rows(manifest: ArrayManifest, index: int, payload: bytes) -> None:
     rows = decode_chunk(manifest, index, payload)
     if rows.dtype.kind == "f" and not np.isfinite(rows).all():
-        raise ExchangeError(
+        raise NonFiniteError(
             f"upload: expected finite values, got NaN or infinity in chunk {index}; the node's student or"
             " teacher has diverged"
         )

@@ -17,13 +17,15 @@ from types import TracebackType
 import grpc
 
 from common.arrays import DIGEST_BYTES, MAX_FRAME_BYTES, MAX_MESSAGE_BYTES
-from common.errors import DigestError, ExchangeError, NotPublishedError, UsageError
+from common.errors import DigestError, ExchangeError, NonFiniteError, NotPublishedError, UsageError
 from protos.fedstill.v1 import labels_pb2
+from server.events import UploadRefused
 from server.labels.array_uploads import UploadStore
 from server.labels.store import LabelStore
 from server.labels.uploads import receive_upload
 
 OnCall = Callable[[str, str, float, int], None]
+OnRefuse = Callable[[UploadRefused], None]
 
 SERVICE_NAME = "fedstill.v1.LabelService"
 # A sync server holds one thread per stream; who finds none free is told to come back.
@@ -47,13 +49,22 @@ _CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (ExchangeError, grpc.StatusCode.INVALID_ARGUMENT),
     (OSError, grpc.StatusCode.RESOURCE_EXHAUSTED),
 )
+_REASONS: tuple[tuple[type[Exception], str], ...] = (
+    (NonFiniteError, "non_finite"),
+    (DigestError, "damaged"),
+    (UsageError, "invalid"),
+    (ExchangeError, "invalid"),
+    (OSError, "storage"),
+)
+_UPLOADS = ("UploadArtefact", "UploadLabels")
 _log = logging.getLogger(__name__)
 
 
 class _Tally:
-    """Bytes of payload that one call has moved so far."""
+    """Bytes of payload that one call has moved so far, and who calls, as it says."""
 
     num_bytes = 0
+    node_id = ""
 
 
 class LabelService:
@@ -69,6 +80,7 @@ class LabelService:
         run_id: The only run whose uploads are accepted; None accepts any.
         on_call: Told of each finished call: method, gRPC code, seconds, bytes moved.
             It runs on the server's threads.
+        on_refuse: Told of each refused upload, on the server's threads too.
     """
 
     def __init__(
@@ -81,6 +93,7 @@ class LabelService:
         arrays_dir: Path | None = None,
         run_id: str | None = None,
         on_call: OnCall | None = None,
+        on_refuse: OnRefuse | None = None,
     ) -> None:
         self._store = store
         self._bare_host = host
@@ -90,6 +103,7 @@ class LabelService:
         self._uploads = UploadStore(arrays_dir or uploads_dir.parent / "uploads")
         self._run_id = run_id
         self._on_call = on_call
+        self._on_refuse = on_refuse
         self._server: grpc.Server | None = None
 
     @property
@@ -238,6 +252,9 @@ class LabelService:
         except Exception as error:
             code = _code_of(error, context)
             if code is not grpc.StatusCode.CANCELLED:
+                if self._on_refuse is not None and method in _UPLOADS:
+                    reason = next((name for kind, name in _REASONS if isinstance(error, kind)), "internal")
+                    self._on_refuse(UploadRefused(tally.node_id, reason, str(error)))
                 _refuse(error, code, method, context)
             raise
         finally:
@@ -249,6 +266,7 @@ def _weighed(
     requests: Iterator[labels_pb2.UploadLabelsRequest], tally: _Tally
 ) -> Iterator[labels_pb2.UploadLabelsRequest]:
     for request in requests:
+        tally.node_id = tally.node_id or request.header.node_id
         tally.num_bytes += len(request.header.manifest) + request.chunk.ByteSize()
         yield request
 

@@ -29,6 +29,7 @@ from common.training import (
     steps_per_epoch,
 )
 from server.exchange import Exchange
+from server.label_figures import measure_divergence
 from server.schemes.ensemble import aggregate_logits
 from server.schemes.records import Contribution
 from server.teacher import Teacher, label_samples
@@ -43,6 +44,10 @@ def refine_teacher(exchange: Exchange, contributions: list[Contribution]) -> Non
     ensemble_SC = aggregate_logits(exchange, contributions)
     teacher = exchange.teacher
     assert teacher is not None  # the scheme has one
+    labelled = exchange.publication.label_set_id
+    divergence = measure_divergence(
+        ensemble_SC, exchange.store.logits(labelled), temperature=exchange.config.distill.temperature
+    )
     model = copy.deepcopy(teacher.model)
     loss = _refine(exchange, model, ensemble_SC)
     accuracy = _validation_accuracy(exchange, model)
@@ -51,6 +56,7 @@ def refine_teacher(exchange: Exchange, contributions: list[Contribution]) -> Non
         "accuracy_before": teacher.validation_accuracy,
         "refined_accuracy": accuracy,
         "refined_kept": is_kept,
+        "ensemble_teacher_kl_nats": divergence,
     }
     if not is_kept:
         return
