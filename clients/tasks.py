@@ -255,7 +255,7 @@ def _learn(
         public_S=public,
         labels=labels,
         shared=shared,
-        own=read_rows(node.store.round_dir(task.base_round)),
+        own=read_rows(node.store.round_dir(task.shared_round)) if task.shared_round else None,
         distillation=Distillation(
             get_loss(hyper.loss), hyper.temperature, hyper.distill_lambda, hyper.batch_size
         ),

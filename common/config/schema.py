@@ -37,6 +37,10 @@ class DataConfig(Section):
     num_public: float = Field(
         0.4, gt=0, description="public samples, whose labels no student sees: a count or a fraction"
     )
+    private: Literal["split", "nodes"] = Field(
+        "split",
+        description="split: nodes get partitions of this source; nodes: devices bring data of their own",
+    )
     label_column: str = Field("label", description="column of a CSV that holds the class")
     group_column: str = Field(
         "", description="column of a CSV that groups samples (person, site); empty: none"
@@ -145,6 +149,15 @@ class FederationConfig(Section):
     aggregator: str = Field(
         "mean", description="name from the aggregator registry: how nodes' logits become one label set"
     )
+    aggregator_temperature: float = Field(
+        0.1, gt=0, lt=1, description="era: divides the mean probability; lower is sharper"
+    )
+    aggregator_exponent: float = Field(
+        1.5, gt=0, le=1000, description="enhanced_era: power of the mean probability; over 1 sharpens"
+    )
+    aggregator_trim_ratio: float = Field(
+        0.2, ge=0, lt=0.5, description="trimmed_mean, cronus: share of nodes cut off at each end, or dropped"
+    )
     proximal_mu: float = Field(
         0.0, ge=0, le=1000, description="weights: FedProx's proximal term; 0 is FedAvg"
     )
@@ -153,11 +166,20 @@ class FederationConfig(Section):
     deadline_seconds: float = Field(
         0.0, ge=0, description="a round closes after this long in any case; 0: never"
     )
+    over_sampling: float = Field(
+        1.0, ge=1, le=10, description="nodes asked per node wanted; the round closes at quorum of the wanted"
+    )
+    min_nodes: int = Field(
+        0, ge=0, description="fewer nodes than this neither begin nor close a round; 0: all begin, one closes"
+    )
+    rest_after: int = Field(
+        3, ge=0, description="failures in a row after which a node rests 1, 2, 4 … rounds; 0: never"
+    )
     target_gap: float = Field(
         0.0, ge=0, le=1, description="stop when students are this near to the teacher on validation parts"
     )
     wait_seconds: float = Field(
-        60.0, gt=0, description="how long to wait for all nodes to introduce themselves"
+        60.0, gt=0, description="how long to wait for nodes to come, or to come back where too few are free"
     )
     num_actors: int = Field(
         0, ge=0, description="Ray actors that host the nodes; 0: one per CPU, num_nodes at most"
@@ -204,6 +226,12 @@ class MonitoringConfig(Section):
     host: str = Field("127.0.0.1", description="address of the metrics endpoint")
     port: int = Field(0, ge=0, le=65535, description="port of the metrics endpoint; 0: a free one")
     max_node_series: int = Field(10_000, ge=0, description="nodes that get series of their own at most")
+    targets_dir: str = Field(
+        "", description="folder of Prometheus' file discovery that names this run while it lives; empty: none"
+    )
+    log: Literal["text", "json"] = Field(
+        "text", description="standard error: lines for people, or one JSON object per event"
+    )
 
 
 class Config(Section):
@@ -230,6 +258,11 @@ class Config(Section):
             value = getattr(self.data, key)
             if value > 1 and value != int(value):
                 raise ValueError(f"data.{key}: expected a whole count above 1 or a fraction, got {value}")
+        if self.federation.min_nodes > self.federation.num_nodes:
+            raise ValueError(
+                f"federation.min_nodes: expected at most federation.num_nodes = {self.federation.num_nodes},"
+                f" got {self.federation.min_nodes}"
+            )
         if self.data.private_validation_fraction + self.data.private_test_fraction >= 1:
             raise ValueError(
                 "data.private_validation_fraction and data.private_test_fraction leave nothing to train on;"

@@ -19,7 +19,7 @@ from server.schemes.records import Contribution
 def publish_ensemble(exchange: Exchange, contributions: list[Contribution]) -> None:
     """Aggregates the nodes' logits and publishes them; samples that nobody labelled keep their labels."""
     logits_SC = aggregate_logits(exchange, contributions)
-    exchange.publish_labels(logits_SC, origin=digest_contributions(contributions))
+    exchange.publish_labels(logits_SC, origin=digest_ensemble(contributions, logits_SC))
 
 
 def aggregate_logits(exchange: Exchange, contributions: list[Contribution]) -> np.ndarray:
@@ -42,7 +42,12 @@ def aggregate_logits(exchange: Exchange, contributions: list[Contribution]) -> n
     aggregated = get_aggregator(federation.aggregator)(
         logits_NSC,
         present_NS=np.isfinite(logits_NSC).all(axis=2),
-        options=AggregatorOptions(counts_N=np.array([item.counts_R.sum() for item in contributions])),
+        options=AggregatorOptions(
+            temperature=federation.aggregator_temperature,
+            exponent=federation.aggregator_exponent,
+            trim_ratio=federation.aggregator_trim_ratio,
+            counts_N=np.array([item.counts_R.sum() for item in contributions]),
+        ),
     )
     if aggregated.covered_S.all():
         return aggregated.logits_SC
@@ -52,10 +57,11 @@ def aggregate_logits(exchange: Exchange, contributions: list[Contribution]) -> n
     return np.where(aggregated.covered_S[:, None], aggregated.logits_SC, previous)
 
 
-def digest_contributions(contributions: list[Contribution]) -> str:
-    """Names an ensemble by what its members said: SHA-256, hexadecimal."""
+def digest_ensemble(contributions: list[Contribution], logits_SC: np.ndarray) -> str:
+    """Names an ensemble by its members and what was made of them: SHA-256, hexadecimal."""
     digest = hashlib.sha256()
     for contribution in contributions:
         digest.update(contribution.node_id.encode() + b"\x1f")
         digest.update(np.ascontiguousarray(contribution.values).tobytes())
+    digest.update(np.ascontiguousarray(logits_SC).tobytes())
     return digest.hexdigest()

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+import clients.schemes.classwise
+import clients.tasks
+from clients.schemes import Outcome, Rows
 from common.config import Config, load_config
 from common.errors import ConfigError
 from server.schemes import SCHEMES
@@ -74,6 +79,62 @@ def test_classwise_moves_two_c_squared_logits_per_round(runs: dict[str, tuple[Pa
     overhead = 1500  # task, report, manifests
     assert floats < middle["bytes_up"] < floats + overhead
     assert floats < middle["bytes_down"] < floats + overhead
+
+
+def test_classwise_takes_out_only_what_is_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = threading.local()
+    uploads: dict[tuple[int, str], Rows] = {}
+    targets: dict[tuple[int, str], Rows] = {}
+    learn, leave_one_out = clients.tasks._learn, clients.schemes.classwise.leave_one_out
+
+    def note_upload(node: Any, task: Any, *more: Any) -> Outcome:
+        here.key = (task.round, node.private.node_id)
+        outcome = learn(node, task, *more)
+        if outcome.upload is not None:
+            uploads[here.key] = outcome.upload
+        return outcome
+
+    def note_targets(shared: Rows, own: Rows | None) -> Rows:
+        targets[here.key] = leave_one_out(shared, own)
+        return targets[here.key]
+
+    monkeypatch.setattr(clients.tasks, "_learn", note_upload)
+    monkeypatch.setattr(clients.schemes.classwise, "leave_one_out", note_targets)
+    sampled = ("federation.num_nodes=4", "federation.sample_fraction=0.5", "federation.num_rounds=6")
+    config = scheme_config("classwise", *sampled, "distill.num_epochs=1", "teacher.num_epochs=1")
+    simulate(config, run_dir=tmp_path / "run", grid_name="local")
+
+    asked = {number: {node for at, node in uploads if at == number} for number in range(1, 6)}
+    # A node that came back after a round without it: it has sent rows, and they are not inside.
+    assert any(
+        node not in asked[number - 1] and any(node in asked[at] for at in range(1, number - 1))
+        for number, node in targets
+    )
+    for (number, node), target in targets.items():
+        others = [uploads[number - 1, other] for other in sorted(asked[number - 1] - {node})]
+        known = np.array([rows.counts_R > 0 for rows in others])
+        totals = sum(rows.values * (rows.counts_R > 0)[:, None] for rows in others)
+        np.testing.assert_array_equal(target.counts_R, known.sum(axis=0))
+        expected = totals / np.maximum(target.counts_R, 1)[:, None]
+        np.testing.assert_allclose(target.values, expected, atol=1e-4)
+
+
+def test_classwise_arrays_hold_two_c_squared_logits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: list[int] = []
+    learn = clients.tasks._learn
+
+    def note_sizes(
+        node: Any, task: Any, student: Any, public: Any, labels: Any, shared: Any, *more: Any
+    ) -> Outcome:
+        outcome = learn(node, task, student, public, labels, shared, *more)
+        if shared is not None and outcome.upload is not None:
+            moved.append(shared.values.size + outcome.upload.values.size)
+        return outcome
+
+    monkeypatch.setattr(clients.tasks, "_learn", note_sizes)
+    config = scheme_config("classwise", "distill.num_epochs=1", "teacher.num_epochs=1")
+    simulate(config, run_dir=tmp_path / "run", grid_name="local")
+    assert moved == [2 * 10**2] * 3  # three nodes in the one round that both fetches and sends
 
 
 def test_schemes_without_public_set_move_no_public_samples(runs: dict[str, tuple[Path, Summary]]) -> None:

@@ -13,7 +13,8 @@ from torch import nn
 from clients.distil import Distillation, SoftLabels
 from clients.private import LabelledSamples
 from clients.schemes import LEARNERS, Lesson, Outcome, Rows, get_learner
-from clients.schemes.classwise import leave_one_out, mean_by_class
+from clients.schemes.by_class import mean_by_class
+from clients.schemes.classwise import leave_one_out
 from clients.schemes.weights import flatten_weights, unflatten_weights
 from common.errors import ConfigError, ExchangeError
 from common.features import compute_features, find_head

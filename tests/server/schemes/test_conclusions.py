@@ -14,6 +14,7 @@ from common.datasets import load_dataset, split_dataset
 from common.errors import ConfigError, ExchangeError, RunError
 from common.models import measure_input
 from protos.fedstill.v1 import fleet_pb2
+from server.aggregators import AggregatorOptions, get_aggregator
 from server.contributions import receive_contribution
 from server.exchange import Exchange
 from server.labels import LabelStore
@@ -108,6 +109,34 @@ def test_ensemble_publishes_the_mean_of_what_nodes_say(exchange: Exchange) -> No
     )
     stored = exchange.store.logits(exchange.publication.label_set_id)
     np.testing.assert_allclose(stored, logits.mean(axis=0), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("aggregator", "key", "options"),
+    [
+        ("era", "temperature", [0.1, 0.5]),
+        ("enhanced_era", "exponent", [1.0, 3.0]),
+        ("trimmed_mean", "trim_ratio", [0.0, 0.4]),
+        ("cronus", "trim_ratio", [0.0, 0.4]),
+    ],
+)
+def test_aggregator_is_tuned_by_the_configuration(
+    exchange: Exchange, aggregator: str, key: str, options: list[float]
+) -> None:
+    logits = np.random.default_rng(0).normal(0, 3, (5, 40, 10)).astype(np.float32)
+    sent = [contribution(f"node-{index:04d}", logits[index], [5]) for index in range(5)]
+    stored = []
+    for value in options:
+        overrides = [f"federation.aggregator={aggregator}", f"federation.aggregator_{key}={value}"]
+        exchange.config = load_config(overrides=overrides)
+        SCHEMES["ensemble"].conclude(exchange, sent)  # type: ignore[misc]
+        published = np.array(exchange.store.logits(exchange.publication.label_set_id))
+        expected = get_aggregator(aggregator)(
+            logits, present_NS=np.ones((5, 40), bool), options=AggregatorOptions(**{key: value})
+        )
+        np.testing.assert_allclose(published, expected.logits_SC, atol=1e-6)
+        stored.append(published)
+    assert np.abs(stored[0] - stored[1]).max() > 0.01
 
 
 def test_samples_that_nobody_labelled_keep_their_labels(exchange: Exchange) -> None:
