@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import secrets
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,22 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from common.config import Config, from_run_config, load_config, to_toml
-from common.errors import UsageError
+from common.errors import RunError, UsageError
 from common.files import write_text_atomically
-from server.checkpoints import STATE_FILE, FederationState, commit_state, load_state
+from server.checkpoints import (
+    LOCK_FILE,
+    STATE_FILE,
+    FederationState,
+    commit_state,
+    hold_run_dir,
+    load_state,
+    sweep,
+)
 from server.coordinator import Run, run_federation
 from server.events import Observer, RunStarted, broadcast
 from server.labels import LabelService, LabelStore
-from server.metrics import MetricsEndpoint, RunMetrics
+from server.logs import open_log
+from server.metrics import MetricsEndpoint, RunMetrics, watch_actors, watch_run_folder
 from server.progress import make_progress
 
 RUNS_DIR = Path("runs")
@@ -34,10 +44,11 @@ def name_run(config: Config) -> str:
     return f"{stamp}-{plain}-{config.federation.scheme}-{secrets.token_hex(2)}"
 
 
+@contextmanager
 def open_run(
     config: Config, *, run_dir: Path | None, resume: bool, run_id: str = ""
-) -> tuple[Path, FederationState]:
-    """Makes a run folder, or opens one to go on from its last committed round.
+) -> Iterator[tuple[Path, FederationState]]:
+    """Makes a run folder, or opens one to go on from its last committed round, and holds it.
 
     Args:
         config: The run's configuration.
@@ -45,63 +56,99 @@ def open_run(
         resume: Go on instead of beginning.
         run_id: Name of a new run; empty makes one up.
 
-    Returns:
+    Yields:
         The folder and the state to begin from.
 
     Raises:
-        UsageError: The folder holds a run already, or none to resume.
+        UsageError: The folder holds a run already, or none to resume, or another
+            coordinator works in it.
+        RunError: Its disk is full; the run can be resumed.
     """
-    if resume:
-        if run_dir is None:
-            raise UsageError("expected the folder of the run to resume")
-        state = load_state(run_dir)
-        return run_dir, state.model_copy(update={"num_resumes": state.num_resumes + 1, "stopped_because": ""})
     run_id = run_id or name_run(config)
     folder = RUNS_DIR / run_id if run_dir is None else run_dir
-    if folder.exists() and any(folder.iterdir()):
-        what = "a run" if (folder / STATE_FILE).exists() else "files"
-        raise UsageError(f"{folder} holds {what} already: choose an empty folder, or --resume {folder}")
-    state = FederationState(run_id=run_id)
-    write_text_atomically(folder / "config.toml", to_toml(config))
-    commit_state(state, folder)
-    return folder, state
+    # Looked at before the lock, which is a file too: a stranger's folder stays as it was.
+    check = load_state if resume else _check_unused
+    check(folder)
+    with _full_disk_explained(folder), hold_run_dir(folder):
+        check(folder)
+        if resume:
+            state = load_state(folder)
+            state = state.model_copy(update={"num_resumes": state.num_resumes + 1})
+            sweep(folder)
+        else:
+            state = FederationState(run_id=run_id)
+        with _undone_on_mistake(folder, state):
+            if not resume:
+                write_text_atomically(folder / "config.toml", to_toml(config))
+            commit_state(state, folder)
+            yield folder, state
+
+
+def _check_unused(folder: Path) -> None:
+    if not folder.exists() or all(path.name == LOCK_FILE for path in folder.iterdir()):
+        return
+    if (folder / STATE_FILE).exists():
+        raise UsageError(f"{folder} holds a run already: choose an empty folder, or --resume {folder}")
+    raise UsageError(f"{folder} holds files already: choose an empty folder")
 
 
 def load_run_config(run_dir: Path) -> Config:
-    """Reads the configuration that a run folder was begun with."""
+    """Reads the configuration that a run folder was begun with.
+
+    Raises:
+        UsageError: The folder holds no run, or one that ended before it began.
+    """
+    load_state(run_dir)  # says what lacks where a run ended before it began
     return load_config(run_dir / "config.toml")
 
 
 @contextmanager
 def _undone_on_mistake(run_dir: Path, state: FederationState) -> Iterator[None]:
-    # A user's mistake that shows before the first round leaves nothing behind.
+    # A user's mistake that shows before the first round leaves nothing behind, nor does a run without state.
     try:
         yield
-    except UsageError:
-        if state.round == 0 and not state.num_resumes:
+    except (UsageError, OSError) as error:
+        is_mistake = isinstance(error, UsageError) and state.round == 0 and not state.num_resumes
+        if is_mistake or not (run_dir / STATE_FILE).exists():
             shutil.rmtree(run_dir, ignore_errors=True)
         raise
 
 
 @contextmanager
+def _full_disk_explained(run_dir: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        how = f"go on with --resume {run_dir}" if (run_dir / STATE_FILE).exists() else "begin again"
+        raise RunError(f"no space left for {run_dir}: free some, then {how}") from None
+
+
+@contextmanager
 def serve_run(
-    config: Config, run_dir: Path, run_id: str, observe: Observer
+    config: Config, run_dir: Path, run_id: str, observe: Observer, grid: Grid | None = None
 ) -> Iterator[tuple[str, Observer]]:
-    """Starts label service and metrics endpoint for as long as a run lives.
+    """Starts log, label service and metrics endpoint for as long as a run lives.
 
     Args:
         config: The run's configuration.
         run_dir: The run folder.
         run_id: Only this run's uploads are taken.
         observe: The observer to join.
+        grid: The grid, for those of its figures that are metrics.
 
     Yields:
-        The address that nodes are told, and an observer that feeds the metrics too.
+        The address that nodes are told, and an observer that feeds log and metrics too.
 
     Raises:
         UsageError: A configured port is taken.
     """
-    metrics = RunMetrics(max_node_series=config.monitoring.max_node_series)
+    metrics = RunMetrics(max_node_series=config.monitoring.max_node_series, run_id=run_id)
+    watch_run_folder(metrics, run_dir)
+    watch_actors(metrics, grid)
+    log = open_log(run_dir)
+    joined = broadcast([metrics, log, observe])
     service = LabelService(
         LabelStore(run_dir / "labels"),
         host=config.exchange.host,
@@ -109,20 +156,33 @@ def serve_run(
         uploads_dir=run_dir / "nodes",
         run_id=run_id,
         on_call=metrics.observe_call,
+        on_refuse=broadcast([metrics, log]),
     )
-    with service:
-        address = _advertised(config, service.address)
-        if not config.monitoring.enabled:
-            yield address, observe
-            return
-        endpoint = MetricsEndpoint(metrics, host=config.monitoring.host, port=config.monitoring.port)
-        endpoint.start()
-        try:
-            write_text_atomically(run_dir / "metrics.address", f"{endpoint.address}\n")
-            yield address, broadcast([metrics, observe])
-        finally:
-            endpoint.stop()
-            (run_dir / "metrics.address").unlink(missing_ok=True)
+    with closing(log), service, _serve_metrics(config, run_dir, metrics):
+        yield _advertised(config, service.address), joined
+
+
+@contextmanager
+def _serve_metrics(config: Config, run_dir: Path, metrics: RunMetrics) -> Iterator[None]:
+    monitoring = config.monitoring
+    if not monitoring.enabled:
+        yield
+        return
+    endpoint = MetricsEndpoint(
+        metrics,
+        host=monitoring.host,
+        port=monitoring.port,
+        targets_dir=Path(monitoring.targets_dir) if monitoring.targets_dir else None,
+    )
+    endpoint.start()
+    try:
+        write_text_atomically(run_dir / "metrics.address", f"{endpoint.address}\n")
+        yield
+    finally:
+        endpoint.stop()
+        (run_dir / "metrics.address").unlink(missing_ok=True)
+        with suppress(OSError):  # what ended the run, a full disk perhaps, is the news
+            metrics.write(run_dir / "metrics.txt")
 
 
 def _advertised(config: Config, bound: str) -> str:
@@ -159,14 +219,16 @@ def make_app(observers: Sequence[Observer] | None = None) -> ServerApp:
     @server_app.main()
     def main(grid: Grid, context: Context) -> None:
         config = from_run_config(context.run_config)
-        run_dir, state = open_run(config, **_launch_options(context.run_config))
-        with _undone_on_mistake(run_dir, state), ExitStack() as stack:
+        with ExitStack() as stack:
+            run_dir, state = stack.enter_context(open_run(config, **_launch_options(context.run_config)))
             if observers is None:
-                watching: Sequence[Observer] = [stack.enter_context(closing(make_progress(json_mode=False)))]
+                watching: Sequence[Observer] = [
+                    stack.enter_context(closing(make_progress(json_mode=False, log=config.monitoring.log)))
+                ]
             else:
                 watching = observers
             address, joined = stack.enter_context(
-                serve_run(config, run_dir, state.run_id, broadcast(watching))
+                serve_run(config, run_dir, state.run_id, broadcast(watching), grid)
             )
             joined(
                 RunStarted(
@@ -176,6 +238,11 @@ def make_app(observers: Sequence[Observer] | None = None) -> ServerApp:
                     num_nodes=config.federation.num_nodes,
                     num_rounds=config.federation.num_rounds,
                     run_dir=str(run_dir),
+                    codec=config.exchange.codec,
+                    temperature=config.distill.temperature,
+                    distill_lambda=config.distill.lambda_,
+                    quorum=config.federation.quorum,
+                    deadline_seconds=config.federation.deadline_seconds,
                 )
             )
             run_federation(grid, Run(config, run_dir, state, address, joined))

@@ -2,20 +2,30 @@
 
 One file holds all that a resumed run needs; it is replaced atomically, so that a
 run is always either before or after a round. `rounds.jsonl` is written from it.
+
+    config.toml             written first
+    checkpoints/state.json  makes the folder a run; replaced once per round
+    rounds.jsonl            follows the state, and is written again when a run resumes
+    lock                    held (flock) by the one coordinator; it ends with its holder
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from common.errors import DataError
+from common.errors import DataError, UsageError
 from common.files import write_text_atomically
 
 STATE_FILE = Path("checkpoints") / "state.json"
+LOCK_FILE = "lock"
 
 
 class NodeState(BaseModel):
@@ -28,6 +38,8 @@ class NodeState(BaseModel):
     num_train_samples: int
     num_private_test: int
     base_round: int = 0
+    shared_round: int = 0
+    """Round whose array of this node is part of what is published; 0: none of its is."""
     num_rounds: int = 0
     num_state_resets: int = 0
     arrays: list[str] = []
@@ -42,6 +54,14 @@ class NodeState(BaseModel):
     """Figures of the last round: its line in `rounds.jsonl`."""
     closing: dict[str, Any] = {}
     """Control, latency and upload, once the run is over."""
+    num_failures: int = 0
+    """Rounds in a row that it was asked in and gave nothing that could be used."""
+    num_rests: int = 0
+    """Rests since its last good answer; each is twice as long."""
+    rests_until: int = 0
+    """Last round that it sits out."""
+    rest_reason: str = ""
+    """Why it rests: the reason of its last failure."""
 
 
 class FederationState(BaseModel):
@@ -55,6 +75,8 @@ class FederationState(BaseModel):
     wall_seconds: float = 0.0
     num_late: int = 0
     stopped_because: str = ""
+    is_closed: bool = False
+    """Controls, latencies and artefacts are in; what is left is the summary."""
     exchange: dict[str, Any] = {}
     """What the next round fetches, in schemes that change it: digests and counts."""
     nodes: dict[str, NodeState] = {}
@@ -68,6 +90,42 @@ def commit_state(state: FederationState, run_dir: Path) -> None:
     write_text_atomically(run_dir / "rounds.jsonl", "".join(lines))
 
 
+@contextmanager
+def hold_run_dir(run_dir: Path) -> Iterator[None]:
+    """Makes the folder where it lacks, and keeps every other coordinator out of it.
+
+    Args:
+        run_dir: The run folder.
+
+    Raises:
+        UsageError: Another coordinator works in it.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with (run_dir / LOCK_FILE).open("ab+", buffering=0) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().decode("ascii", "replace").strip() or "unknown"
+            raise UsageError(
+                f"another coordinator (process {holder}) works in {run_dir}: wait until it ends, or choose"
+                " another folder with --run-dir"
+            ) from None
+        with suppress(OSError):  # a full disk is for the first commit to report
+            file.truncate(0)
+            file.write(b"%d\n" % os.getpid())
+        yield
+
+
+def sweep(run_dir: Path) -> None:
+    """Removes what a killed coordinator was writing beside its files; only the holder may call it."""
+    for name in ("config.toml", "rounds.jsonl", "summary.json", "report.html", "*.safetensors", "*.npy"):
+        for leftover in run_dir.glob(f".{name}.*"):
+            leftover.unlink(missing_ok=True)
+    for leftover in (run_dir / STATE_FILE).parent.glob(f".{STATE_FILE.name}.*"):
+        leftover.unlink(missing_ok=True)
+
+
 def load_state(run_dir: Path) -> FederationState:
     """Reads the last committed state.
 
@@ -78,7 +136,10 @@ def load_state(run_dir: Path) -> FederationState:
     try:
         return FederationState.model_validate_json(path.read_text(encoding="utf-8"))
     except OSError:
-        raise DataError(f"nothing to resume in {run_dir}: expected {STATE_FILE}") from None
+        raise DataError(
+            f"nothing to resume in {run_dir}: expected {STATE_FILE}, which a run writes as it begins;"
+            " begin anew in an empty folder"
+        ) from None
     except ValueError as error:
         first = str(error).splitlines()[0]
         raise DataError(f"{path} does not fit this version: {first}") from None

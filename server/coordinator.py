@@ -13,7 +13,9 @@ from protos.fedstill.v1 import fleet_pb2
 from server.checkpoints import FederationState, commit_state
 from server.closing import close_run, release_nodes
 from server.contributions import receive_contribution
-from server.events import RunFinished, timed_phase
+from server.events import LabelsPublished, RunFinished, timed_phase
+from server.exchange import Exchange
+from server.label_figures import measure_entropy
 from server.labels import UploadStore
 from server.preparation import Prepared, Run, check_names, judge_teacher, prepare
 from server.publication import Publication
@@ -61,13 +63,16 @@ def run_federation(grid: Grid, run: Run) -> Path:
         observe=run.observe,
         commit=commit,
     )
+    commit(run.state, [])  # from here on the teacher is there: a resumed run trains none
     if get_scheme(run.config.federation.scheme).conclude is not None:
         _close_the_loop(run, prepared, strategy)
     with timed_phase(run.observe, "nodes", run.config.federation.num_nodes):
         strategy.introduce(grid)
     strategy.start(grid)
-    close_run(grid, strategy, run.observe)
-    commit(run.state, [])
+    if not run.state.is_closed:
+        close_run(grid, strategy, run.observe)
+        run.state.is_closed = True
+        commit(run.state, [])
     with timed_phase(run.observe, "report"):
         summary_path = _sum_up(run, prepared)
         report_path = write_report(run.run_dir)
@@ -98,11 +103,21 @@ def _close_the_loop(run: Run, prepared: Prepared, strategy: FedDistill) -> None:
             save_weights(exchange.teacher.model, run.run_dir / name)
             run.state.exchange["teacher_file"] = name
             strategy.truth, _ = judge_teacher(run, exchange, strategy.truth)
+        _announce_labels(run, exchange)
         run.state.exchange |= exchange.remember()
         uploads.forget(before_round=round_number)
         return exchange.publication, exchange.notes
 
     strategy.close_the_loop(receive, conclude)
+
+
+def _announce_labels(run: Run, exchange: Exchange) -> None:
+    labelled = exchange.publication.label_set_id
+    if labelled:
+        logits_SC = exchange.store.logits(labelled)
+        entropy = measure_entropy(logits_SC, temperature=run.config.distill.temperature)
+        divergence = exchange.notes.get("ensemble_teacher_kl_nats")
+        run.observe(LabelsPublished(exchange.round, entropy, divergence))
 
 
 def _sum_up(run: Run, prepared: Prepared) -> Path:

@@ -52,6 +52,8 @@ class Fleet:
         *,
         num_nodes: int,
         wait_seconds: float,
+        expected: fleet_pb2.InputSpec,
+        min_nodes: int = 0,
         on_hello: Callable[[fleet_pb2.HelloResponse], None],
     ) -> None:
         """Waits until every node of the federation has said its name.
@@ -60,6 +62,8 @@ class Fleet:
             grid: The grid that the nodes are on.
             num_nodes: Nodes that have to come.
             wait_seconds: Longest wait.
+            min_nodes: Nodes that are enough when the wait is over; 0 is all of them.
+            expected: What samples look like, for devices that bring data of their own.
             on_hello: Told of each that came.
 
         Raises:
@@ -69,7 +73,11 @@ class Fleet:
 
         def welcome(flower_id: int, reply: Message) -> None:
             if reply.has_error():
-                raise RunError(f"a node refused the run: {explain_error(reply)[1]}")
+                kind, text = explain_error(reply)
+                if kind != "lost":
+                    raise RunError(f"a node refused the run: {text}")
+                asked.discard(flower_id)  # its process died; it is asked again when it is back
+                return
             hello = unpack(reply.content, fleet_pb2.HelloResponse)
             if not hello.node_id:
                 return  # Flower's simulation may have more nodes than this federation
@@ -82,7 +90,9 @@ class Fleet:
             on_hello(hello)
 
         end = time.monotonic() + wait_seconds
-        request = fleet_pb2.HelloRequest(run_id=self.run_id, version=metadata.version("fedstill"))
+        request = fleet_pb2.HelloRequest(
+            run_id=self.run_id, version=metadata.version("fedstill"), input=expected
+        )
         asked: set[int] = set()
         while len(self.flower_ids) < wanted["nodes"] and time.monotonic() < end:
             fresh = sorted(set(grid.get_node_ids()) - asked)
@@ -102,7 +112,7 @@ class Fleet:
                 on_reply=welcome,
                 on_late=self.drop_late,
             )
-        if len(self.flower_ids) < wanted["nodes"]:
+        if len(self.flower_ids) < min(min_nodes or num_nodes, wanted["nodes"]):
             raise RunError(
                 f"expected {num_nodes} nodes, {len(self.flower_ids)} introduced themselves within"
                 f" {wait_seconds:g} s; start the others or raise federation.wait_seconds"
@@ -149,6 +159,38 @@ class Fleet:
             on_reply=take,
             on_late=self.drop_late,
         )
+
+    def await_answers(self, grid: Grid, *, wait_seconds: float, enough: Callable[[], bool]) -> bool:
+        """Waits for answers that are owed, all of them late, until there are enough.
+
+        Args:
+            grid: The grid that the nodes are on.
+            wait_seconds: Longest wait.
+            enough: Says when to stop.
+
+        Returns:
+            What `enough` says in the end.
+        """
+        rounds = {node: number for number, node in self.mailbox.pending.values()}
+
+        def drop(node: int, reply: Message) -> None:
+            self.drop_late(rounds[node], node, reply)
+
+        end = time.monotonic() + wait_seconds
+        while not enough() and time.monotonic() < end:
+            pending = {message_id: node for message_id, (_, node) in self.mailbox.pending.items()}
+            if not pending:
+                return False
+            collect(
+                grid,
+                self.mailbox,
+                pending,
+                num_needed=1,
+                deadline_seconds=min(1.0, max(0.01, end - time.monotonic())),
+                on_reply=drop,
+                on_late=self.drop_late,
+            )
+        return enough()
 
     def drop_late(self, round_number: int, flower_id: int, reply: Message) -> None:
         """Records an answer to a round that is over."""

@@ -42,6 +42,7 @@ from server.planner import plan_student, plan_training
 from server.publication import Publication
 from server.replies import collect, explain_error, push
 from server.reports import ReplyScore, account_traffic, announce_reply, score_reply
+from server.resting import choose_rested, count_rested, record_failure, record_success
 from server.schemes import Contribution
 from server.scoring import Truth
 
@@ -92,6 +93,8 @@ class FedDistill(Strategy):
         self._last_round = config.federation.num_rounds
         self._scores: list[ReplyScore] = []
         self._dropped: list[ReplyDropped] = []
+        self._num_wanted = 0
+        self._num_rested: dict[str, int] = {}
 
     def close_the_loop(self, receive: Receive, conclude: Conclude) -> None:
         """Makes nodes send what they learned, and every round publish something new.
@@ -108,6 +111,8 @@ class FedDistill(Strategy):
             grid,
             num_nodes=self.config.federation.num_nodes,
             wait_seconds=self.config.federation.wait_seconds,
+            expected=self.publication.input(),
+            min_nodes=self.config.federation.min_nodes,
             on_hello=self._welcome,
         )
         if (num_here := len(self.fleet.flower_ids)) < self.config.federation.num_nodes:
@@ -151,6 +156,7 @@ class FedDistill(Strategy):
         """Writes the tasks of one round; `arrays` and `config` stay unused, labels travel beside Flower."""
         if not self.fleet.flower_ids:
             self.introduce(grid)
+        self._await_fleet(grid, server_round)
         return [
             Message(
                 pack(self._task(node_id, server_round)),
@@ -163,17 +169,44 @@ class FedDistill(Strategy):
             for node_id in self._sample(server_round)
         ]
 
-    def _sample(self, round_number: int) -> list[str]:
-        able = sorted(
+    def _able(self) -> list[str]:
+        return sorted(
             node_id
             for node_id in self.fleet.flower_ids.keys() - self.fleet.busy
             if self.state.nodes[node_id].num_train_samples
         )
-        if not able:
-            raise RunError(
-                f"round {round_number}: every node is still busy with an older round; raise the deadline"
+
+    def _await_fleet(self, grid: Grid, round_number: int) -> None:
+        """Pauses the run while fewer nodes are free than a round needs."""
+        needed, wait_seconds = max(1, self.config.federation.min_nodes), self.config.federation.wait_seconds
+        if (num_free := len(self._able())) >= needed:
+            return
+        self._observe(
+            Warned(
+                f"round {round_number}: {num_free} nodes are free, {needed} are needed; the run pauses for"
+                f" {wait_seconds:g} s at most"
             )
-        count = max(1, round(self.config.federation.sample_fraction * len(self.fleet.flower_ids)))
+        )
+        if not self.fleet.await_answers(
+            grid, wait_seconds=wait_seconds, enough=lambda: len(self._able()) >= needed
+        ):
+            raise RunError(
+                f"round {round_number}: expected {needed} free nodes, got {len(self._able())} after"
+                f" {wait_seconds:g} s; bring nodes back or lower federation.min_nodes, then go on with"
+                " --resume"
+            )
+
+    def _sample(self, round_number: int) -> list[str]:
+        federation, nodes = self.config.federation, self.state.nodes
+        able = self._able()
+        count = max(1, federation.min_nodes, round(federation.sample_fraction * len(self.fleet.flower_ids)))
+        rested = choose_rested(
+            nodes, able, round_number=round_number, num_needed=max(1, federation.min_nodes)
+        )
+        self._num_rested = count_rested(nodes, rested)
+        able = [node_id for node_id in able if node_id not in rested]
+        self._num_wanted = min(count, len(able))
+        count = math.ceil(round(self._num_wanted * federation.over_sampling, 6))
         if count >= len(able):
             return able
         rng = stream(self.config.seed, "sample-nodes", round_number=round_number)
@@ -184,6 +217,7 @@ class FedDistill(Strategy):
             run_id=self.state.run_id,
             round=round_number,
             base_round=self.state.nodes[node_id].base_round,
+            shared_round=self.state.nodes[node_id].shared_round,
             labels=self.publication.source(),
             plan=plan_student(self.config, self.publication.spec, node_id),
             hyperparameters=plan_training(self.config, num_steps=self.num_steps),
@@ -297,7 +331,8 @@ class FedDistill(Strategy):
         begin = time.monotonic()
         num_late = self.state.num_late
         messages = list(self.configure_train(round_number, ArrayRecord(), ConfigRecord(), grid))
-        self._observe(PhaseStarted("round", len(messages), round_number))
+        num_needed = max(math.ceil(round(federation.quorum * self._num_wanted, 6)), federation.min_nodes)
+        self._observe(PhaseStarted("round", len(messages), round_number, num_needed))
         sent = push(grid, self.fleet.mailbox, messages, round_number=round_number)
         replies: list[Message] = []
 
@@ -309,18 +344,24 @@ class FedDistill(Strategy):
             grid,
             self.fleet.mailbox,
             sent,
-            num_needed=math.ceil(round(federation.quorum * len(sent), 6)),
+            num_needed=num_needed,
             deadline_seconds=federation.deadline_seconds if timeout is None else timeout,
             on_reply=keep,
             on_late=self.fleet.drop_late,
         )
         _, metrics = self.aggregate_train(round_number, replies)
-        if metrics is None:
+        if metrics is None or len(self._scores) < federation.min_nodes:
             reasons = "; ".join(f"{drop.node_id}: {drop.detail}" for drop in self._dropped[:3])
             raise RunError(
-                f"round {round_number}: none of {len(sent)} nodes gave an answer that can be used"
+                f"round {round_number}: {len(self._scores) or 'none'} of {len(sent)} nodes gave an answer"
+                " that can be used"
                 + (f" ({reasons})" if reasons else f" within {federation.deadline_seconds:g} s")
+                + (f"; federation.min_nodes is {federation.min_nodes}" if federation.min_nodes else "")
+                + "; mend the nodes and go on with --resume"
             )
+        if sum(not reply.has_error() for reply in replies) < num_needed:
+            self._blame_silent(round_number)
+        self._blame_dropped(round_number)
         self._close_round(
             round_number,
             num_sampled=len(sent),
@@ -330,6 +371,25 @@ class FedDistill(Strategy):
         )
         self._observe(PhaseEnded("round", time.monotonic() - begin, round_number))
         return metrics
+
+    def _blame_silent(self, round_number: int) -> None:
+        # Only at the deadline: who is slower than a quorum has done nothing wrong.
+        for asked_in, flower_id in self.fleet.mailbox.pending.values():
+            if asked_in == round_number:
+                self._blame(self.fleet.name(flower_id), round_number, "timeout")
+
+    def _blame_dropped(self, round_number: int) -> None:
+        for drop in self._dropped:
+            if drop.node_id in self.state.nodes:
+                self._blame(drop.node_id, round_number, drop.reason)
+
+    def _blame(self, node_id: str, round_number: int, reason: str) -> None:
+        record_failure(
+            self.state.nodes[node_id],
+            round_number=round_number,
+            reason=reason,
+            rest_after=self.config.federation.rest_after,
+        )
 
     def _close_round(
         self, round_number: int, *, num_sampled: int, num_dropped: int, num_late: int, seconds: float
@@ -341,6 +401,7 @@ class FedDistill(Strategy):
             node = self.state.nodes[score.node_id]
             node.base_round = round_number
             node.num_rounds += 1
+            record_success(node)
             node.family = score.figures["family"]
         self.state.round = round_number
         self.state.rounds.append(
@@ -351,6 +412,8 @@ class FedDistill(Strategy):
                 "num_replied": len(scores),
                 "num_dropped": num_dropped,
                 "num_late": num_late,
+                "num_rested": self._num_rested,
+                "label_set_id": self.publication.label_set_id or None,
                 "gap": gap,
                 "seconds": seconds,
                 "nodes": [self.state.nodes[score.node_id].report for score in scores],
@@ -362,10 +425,15 @@ class FedDistill(Strategy):
         if self._conclude is not None and self._wants_upload(round_number):
             contributions = [score.contribution for score in scores if score.contribution is not None]
             self.publication, self.state.rounds[-1]["scheme"] = self._conclude(round_number, contributions)
+            shared = {contribution.node_id for contribution in contributions}
+            for node in self.state.nodes.values():
+                node.shared_round = round_number if node.node_id in shared else 0
         if self._commit is not None:
             self._commit(self.state, scores)
         self._observe(
-            RoundClosed(round_number, accuracy, num_sampled, len(scores), num_dropped, seconds, gap)
+            RoundClosed(
+                round_number, accuracy, num_sampled, len(scores), num_dropped, seconds, gap, self._num_rested
+            )
         )
 
     def _gap(self, scores: list[ReplyScore]) -> float | None:

@@ -112,6 +112,9 @@ class LabelCache:
             if fetched.wire_bytes and self._max_bytes:
                 make_room(self._root, self._max_bytes, keep=folder)
             return fetched
+        except ExchangeError:
+            self._channels.forget(address)
+            raise
         except OSError as error:
             raise _explain_disk(error, self._root) from None
 

@@ -23,6 +23,8 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     # A restarted service shall be found again at once; our own back-off paces the calls.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
+    # A channel that was let go of takes its connection along: one that fell silent may never be told so.
+    ("grpc.use_local_subchannel_pool", 1),
     # Streams are read by the thread that asked for them: no hand-over per message.
     ("SingleThreadedUnaryStream", 1),
 )
@@ -74,6 +76,12 @@ class Channels:
             if address not in self._open:
                 self._open[address] = grpc.insecure_channel(address, options=OPTIONS)
             return self._open[address]
+
+    def forget(self, address: str) -> None:
+        """Lets go of an address's channel, which may be dead; calls that use it elsewhere go on."""
+        if self._pid == os.getpid():
+            with self._lock:
+                self._open.pop(address, None)
 
     def close(self) -> None:
         """Closes the channels of this process."""

@@ -251,7 +251,7 @@ def test_folder_that_holds_a_run_is_not_overwritten(
     finished: tuple[Path, Summary], quick_config: Config
 ) -> None:
     with pytest.raises(UsageError, match="--resume"):
-        open_run(quick_config, run_dir=finished[0], resume=False)
+        open_run(quick_config, run_dir=finished[0], resume=False).__enter__()
 
 
 def test_teacher_that_never_converges_is_warned_of(quick_config: Config, tmp_path: Path) -> None:

@@ -5,8 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import DataError
-from server.checkpoints import STATE_FILE, FederationState, NodeState, commit_state, load_state
+from common.config import Config
+from common.errors import DataError, UsageError
+from server.app import load_run_config, open_run
+from server.checkpoints import (
+    STATE_FILE,
+    FederationState,
+    NodeState,
+    commit_state,
+    hold_run_dir,
+    load_state,
+    sweep,
+)
 
 
 def a_state() -> FederationState:
@@ -38,3 +48,51 @@ def test_a_foreign_state_is_refused(tmp_path: Path) -> None:
     path.write_text('{"run_id": "r", "round": 1, "surprise": 2}')
     with pytest.raises(DataError, match="does not fit"):
         load_state(tmp_path)
+
+
+def test_a_folder_is_held_by_one_at_a_time(tmp_path: Path) -> None:
+    with (
+        hold_run_dir(tmp_path),
+        pytest.raises(UsageError, match="another coordinator"),
+        hold_run_dir(tmp_path),
+    ):
+        pass
+    with hold_run_dir(tmp_path):
+        pass
+
+
+def test_sweeping_leaves_what_has_a_name(tmp_path: Path) -> None:
+    commit_state(a_state(), tmp_path)
+    for name in (".rounds.jsonl.abcdefgh", ".summary.json.abcdefgh", "checkpoints/.state.json.abcdefgh"):
+        (tmp_path / name).write_text("half")
+    sweep(tmp_path)
+    assert load_state(tmp_path) == a_state()
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert found == {str(STATE_FILE), "rounds.jsonl"}
+
+
+def test_a_run_that_ended_before_its_first_state_cannot_be_resumed(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("seed = 1\n")
+    with pytest.raises(DataError, match="nothing to resume"):
+        load_run_config(tmp_path)
+    with (
+        pytest.raises(DataError, match="nothing to resume"),
+        open_run(Config(), run_dir=tmp_path, resume=True),
+    ):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["config.toml"]
+
+
+def test_resuming_writes_rounds_jsonl_that_a_kill_left_behind(tmp_path: Path) -> None:
+    commit_state(a_state(), tmp_path)
+    (tmp_path / "rounds.jsonl").write_text("")
+    with open_run(Config(), run_dir=tmp_path, resume=True) as (_, state):
+        assert state.num_resumes == 1
+        assert json.loads((tmp_path / "rounds.jsonl").read_text())["round"] == 1
+
+
+def test_a_strangers_folder_stays_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(UsageError, match="holds files"), open_run(Config(), run_dir=tmp_path, resume=False):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]

@@ -252,6 +252,53 @@ def test_missing_nodes_end_the_wait_with_their_number() -> None:
         strategy.start(few)
 
 
+def test_min_nodes_are_enough_when_the_wait_is_over() -> None:
+    strategy, _, events = federate(
+        answering_app(), "federation.wait_seconds=0.3", "federation.min_nodes=2", "federation.num_rounds=1"
+    )
+    strategy.start(LocalGrid(answering_app(), num_nodes=2, run_config={}))
+    assert [event.num_replied for event in events if isinstance(event, RoundClosed)] == [2]
+
+
+def test_a_round_below_min_nodes_is_not_committed() -> None:
+    app = answering_app(misbehave("node-0001", crash))
+    strategy, grid, _ = federate(app, "federation.min_nodes=4")
+    with pytest.raises(RunError, match=r"3 of 4 nodes .*min_nodes is 4.*--resume"):
+        strategy.start(grid)
+    assert strategy.state.rounds == []
+
+
+def test_a_fleet_below_min_nodes_pauses_the_run_and_says_so() -> None:
+    strategy, grid, events = federate(answering_app(), "federation.quorum=0.5", "federation.min_nodes=2")
+    strategy.introduce(grid)
+    strategy._run_round(grid, 1, timeout=None)
+    strategy.config.federation.__dict__["min_nodes"] = 4
+    strategy._await_fleet(grid, 2)
+    assert any("2 nodes are free, 4 are needed" in str(event) for event in events)
+    assert len(strategy._able()) == 4
+
+
+def test_over_sampling_asks_more_nodes_and_closes_at_the_wanted_number() -> None:
+    strategy, grid, events = federate(
+        answering_app(),
+        "federation.sample_fraction=0.5",
+        "federation.over_sampling=1.5",
+        "federation.num_rounds=1",
+    )
+    strategy.start(grid)
+    (closed,) = [event for event in events if isinstance(event, RoundClosed)]
+    assert (closed.num_sampled, closed.num_replied) == (3, 2)
+
+
+def test_a_node_that_keeps_failing_rests_and_is_counted_by_reason() -> None:
+    app = answering_app(misbehave("node-0001", crash))
+    strategy, grid, _ = federate(app, "federation.rest_after=1", "federation.num_rounds=6")
+    strategy.start(grid)
+    lines = strategy.state.rounds
+    assert [line["num_sampled"] for line in lines] == [4, 3, 4, 3, 3, 4]
+    assert [line["num_rested"] for line in lines] == [{}, {"error": 1}, {}, {"error": 1}, {"error": 1}, {}]
+
+
 def test_it_runs_in_the_loop_of_flowers_own_strategy(tmp_path: Path) -> None:
     from flwr.app import ArrayRecord, ConfigRecord
 

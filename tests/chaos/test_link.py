@@ -1,0 +1,165 @@
+"""Links that break, creep or lie: what is moved arrives whole, or a named error comes in time."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from clients.labels import LabelCache, upload_array
+from common.errors import ExchangeError
+from server.labels import LabelService, LabelStore
+from server.labels.array_uploads import UploadStore
+
+ROOT = Path(__file__).resolve().parents[2]
+spec = importlib.util.spec_from_file_location("chaos_proxy", Path(__file__).with_name("proxy.py"))
+assert spec
+assert spec.loader
+proxy_module = importlib.util.module_from_spec(spec)
+sys.modules[spec.name] = proxy_module
+spec.loader.exec_module(proxy_module)
+Proxy = proxy_module.Proxy
+Move = Callable[[str], None]
+
+
+@pytest.fixture
+def rows() -> np.ndarray:
+    """768 KB of noise: six seconds at 1 Mbit/s."""
+    return np.random.default_rng(0).integers(0, 256, size=(192, 4096), dtype=np.uint8)
+
+
+@pytest.fixture
+def link(tmp_path: Path) -> Iterator[Any]:
+    with (
+        LabelService(LabelStore(tmp_path / "store"), uploads_dir=tmp_path / "nodes", run_id="run") as service,
+        Proxy(int(service.address.rpartition(":")[2])) as proxy,
+    ):
+        yield proxy
+
+
+@pytest.fixture(params=["fetch", "upload"])
+def move(request: pytest.FixtureRequest, rows: np.ndarray, tmp_path: Path) -> Move:
+    """Moves the rows over an address, down or up, and checks what arrived."""
+    store = LabelStore(tmp_path / "store")
+    digest = store.publish_samples(rows, chunk_bytes=65_536)
+
+    def fetch(address: str) -> None:
+        cache = LabelCache(tmp_path / "cache", num_attempts=4, backoff_seconds=0.02)
+        try:
+            array = cache.fetch_array(address, digest, timeout_seconds=2).array
+        finally:
+            cache.close()
+        np.testing.assert_array_equal(array, rows)
+
+    def upload(address: str) -> None:
+        sent = upload_array(
+            address,
+            rows,
+            run_id="run",
+            round_number=1,
+            node_id="node-0000",
+            chunk_bytes=65_536,
+            timeout_seconds=2,
+            num_attempts=4,
+            backoff_seconds=0.02,
+        )
+        arrived = UploadStore(tmp_path / "uploads").read(1, "node-0000", sent.digest)
+        np.testing.assert_array_equal(arrived.array, rows)
+
+    return fetch if request.param == "fetch" else upload
+
+
+@pytest.mark.parametrize("resets", [False, True], ids=["cut", "reset"])
+def test_a_link_that_breaks_three_times_costs_no_more_than_what_was_under_way(
+    resets: bool, link: Any, move: Move, rows: np.ndarray
+) -> None:
+    link.weather.cut_after, link.weather.num_cuts, link.weather.resets = 250_000, 3, resets
+    move(link.address)
+    assert link.weather.num_cuts < 3
+    assert link.num_bytes < rows.nbytes + 3 * 250_000 + 65_536
+
+
+def test_a_link_of_1_mbit_per_second_is_slow_and_nothing_else(link: Any, move: Move) -> None:
+    link.weather.bytes_per_second = 125_000
+    move(link.address)
+
+
+def test_altered_bytes_never_arrive(link: Any, move: Move) -> None:
+    link.weather.num_flips = 1
+    move(link.address)
+    assert link.weather.num_flips == 0
+
+
+def test_a_blackhole_is_named_within_its_timeouts(link: Any, move: Move) -> None:
+    link.weather.swallows = True
+    begin = time.monotonic()
+    with pytest.raises(ExchangeError, match=re.escape(link.address)):
+        move(link.address)
+    assert time.monotonic() - begin < 4 * (2 + 1) + 2
+
+
+def test_a_link_that_is_back_after_a_blackhole_is_gone_on_with(link: Any, move: Move) -> None:
+    link.weather.swallows = True
+    with pytest.raises(ExchangeError):
+        move(link.address)
+    link.weather.swallows = False
+    move(link.address)
+
+
+@contextmanager
+def serving(store: Path, *, port: int) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    command = [sys.executable, "-c", "from server.cli import main; main()", "labels", "serve", str(store)]
+    process = subprocess.Popen(
+        [*command, "--port", str(port)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert process.stdout
+        yield process, int(process.stdout.readline().rpartition(":")[2])
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_label_service_killed_in_mid_stream_is_resumed_when_it_is_back(
+    rows: np.ndarray, tmp_path: Path, patiently: Callable[..., None]
+) -> None:
+    digest = LabelStore(tmp_path / "store").publish_samples(rows, chunk_bytes=65_536)
+    part = tmp_path / "cache" / digest.hex() / "rows.part"
+    fetching = (
+        "import sys; from pathlib import Path; from clients.labels import LabelCache\n"
+        "cache = LabelCache(Path(sys.argv[1]), num_attempts=40)\n"
+        "fetched = cache.fetch_array(sys.argv[2], bytes.fromhex(sys.argv[3]), timeout_seconds=20)\n"
+        "print(fetched.wire_bytes)"
+    )
+    with serving(tmp_path / "store", port=0) as (process, port), Proxy(port) as link:
+        link.weather.bytes_per_second = 300_000
+        arguments = [str(tmp_path / "cache"), link.address, digest.hex()]
+        node = subprocess.Popen(
+            [sys.executable, "-c", fetching, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+        try:
+            patiently(lambda: part.exists() and part.stat().st_size > 200_000, within_seconds=60, what="half")
+            process.kill()
+            process.wait()
+            link.weather.bytes_per_second = 0
+            with serving(tmp_path / "store", port=port):
+                output, _ = node.communicate(timeout=60)
+        finally:
+            node.kill()
+            node.wait()
+    assert node.returncode == 0
+    assert rows.nbytes < int(output) < rows.nbytes + 3 * 65_536
+    np.testing.assert_array_equal(np.load(part.with_name("rows.npy")), rows)
