@@ -196,14 +196,17 @@ def _send(
 ) -> None:
     exchange = node.config.exchange
     answers_labels = bool(task.labels.public_digest)
+    shared_S = upload.counts_R > 0
+    is_part = answers_labels and not shared_S.all()
     sent = upload_array(
         task.labels.address,
-        upload.values,
+        upload.values[shared_S] if is_part else upload.values,
         run_id=task.run_id,
         round_number=task.round,
         node_id=node.private.node_id,
         codec=exchange.codec if answers_labels else "raw",
         temperature=task.hyperparameters.temperature,
+        covered_S=shared_S if is_part else None,
         chunk_bytes=exchange.chunk_bytes,
         timeout_seconds=exchange.timeout_seconds,
     )
@@ -263,6 +266,7 @@ def _learn(
         num_steps=hyper.num_steps,
         proximal_mu=hyper.proximal_mu,
         wants_upload=task.wants_upload,
+        selective_quantile=node.config.federation.selective_quantile,
         rng=stream(task.seed, "student-batches", node=node_id, round_number=task.round),
         on_step=give_up,
     )

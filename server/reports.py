@@ -151,7 +151,17 @@ def account_traffic(node: NodeState, score: ReplyScore, publication: Publication
         "bytes_up": score.report_bytes + sent,
         "public_sample_bytes": samples,
         "evaluation_bytes": predictions,
+        "num_shared_rows": _count_rows(score.contribution),
     }
+
+
+def _count_rows(contribution: Contribution | None) -> int | None:
+    """Counts what a node shared: public samples, classes that it knows, or its weights as one."""
+    if contribution is None:
+        return None
+    if len(contribution.counts_R) == len(contribution.values):
+        return int((contribution.counts_R > 0).sum())
+    return int(np.isfinite(contribution.values).all(axis=1).sum())
 
 
 def _count_once(node: NodeState, digests: list[bytes], publication: Publication) -> int:

@@ -6,7 +6,8 @@ revisit private data); Itahara et al. 2020, "DS-FL", arXiv:2008.06180.
 We differ in one point: the revisit trains a copy, which labels the public set and is
 then dropped. The student itself stays the one that has digested the consensus, with
 private labels beside it at weight 1 − λ; revisiting in place forgets what others know
-on skewed partitions.
+on skewed partitions. With `federation.selective_quantile` a node withholds its logits of public
+samples that lie outside its own data (EdgeFD, arXiv:2508.14769; see `clients.density`).
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ import dataclasses
 import numpy as np
 from torch import nn
 
+from clients.density import choose_shared
 from clients.schemes.records import Lesson, Outcome, Rows
 from clients.schemes.teacher import learn_alone, learn_from_teacher
+from common.features import compute_features
 from common.training import predict_logits
 
 # Steps of the revisit as a share of the round's.
@@ -37,8 +40,22 @@ def learn_with_ensemble(lesson: Lesson) -> Outcome:
     if not lesson.wants_upload:
         return outcome
     logits_SC = predict_logits(opinion, lesson.public_S)
-    upload = Rows(logits_SC, np.ones(len(logits_SC), np.int64))
+    upload = Rows(logits_SC, _choose(lesson, opinion).astype(np.int64))
     return dataclasses.replace(outcome, upload=upload)
+
+
+def _choose(lesson: Lesson, opinion: nn.Module) -> np.ndarray:
+    """Says of which public samples the node shares its logits, bool (S,)."""
+    assert lesson.public_S is not None
+    if not lesson.selective_quantile:
+        return np.ones(len(lesson.public_S), np.bool_)
+    return choose_shared(
+        compute_features(opinion, lesson.train.x_S),
+        compute_features(opinion, lesson.public_S),
+        num_clusters=len(np.unique(lesson.train.y_S)),
+        quantile=lesson.selective_quantile,
+        rng=lesson.rng,
+    )
 
 
 def _revisit(lesson: Lesson, student: nn.Module) -> nn.Module:

@@ -47,6 +47,8 @@ class Lesson:
     num_steps: int
     proximal_mu: float
     wants_upload: bool
+    selective_quantile: float
+    """Share of the node's own samples that bounds what it speaks about; 0: it speaks about all."""
     rng: np.random.Generator
     on_step: Callable[[int], bool]
 

@@ -158,6 +158,11 @@ class FederationConfig(Section):
     aggregator_trim_ratio: float = Field(
         0.2, ge=0, lt=0.5, description="trimmed_mean, cronus: share of nodes cut off at each end, or dropped"
     )
+    selective_quantile: Unit = Field(
+        0.0,
+        description="ensemble, co-teaching: nodes withhold logits of public samples farther from their own"
+        " data than this share of it is; 0: they send all",
+    )
     proximal_mu: float = Field(
         0.0, ge=0, le=1000, description="weights: FedProx's proximal term; 0 is FedAvg"
     )

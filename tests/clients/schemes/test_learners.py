@@ -50,6 +50,7 @@ def a_lesson(**changes: object) -> Lesson:
         num_steps=40,
         proximal_mu=0.0,
         wants_upload=True,
+        selective_quantile=0.0,
         rng=np.random.default_rng(1),
         on_step=lambda step: False,
     )
@@ -226,3 +227,19 @@ def test_learning_leaves_the_lessons_arrays_alone() -> None:
     get_learner("ensemble")(lesson)
     np.testing.assert_array_equal(lesson.train.x_S, before[0])
     np.testing.assert_array_equal(lesson.public_S, before[1])
+
+
+@pytest.mark.parametrize("name", ["ensemble", "co-teaching"])
+def test_selective_nodes_speak_of_what_resembles_their_own_data(name: str) -> None:
+    own = Y == 0
+    lesson = {"train": LabelledSamples(X[own][:10], Y[own][:10]), "public_S": X[36:]}
+    upload = learn(
+        name, labels=SoftLabels(X[36:], np.eye(NUM_CLASSES, dtype=np.float32)[Y[36:]]), **lesson
+    ).upload
+    chosen = learn(name, selective_quantile=0.9, labels=None, **lesson).upload
+    assert upload is not None
+    assert chosen is not None
+    assert upload.counts_R.all()
+    shared = chosen.counts_R > 0
+    assert 0 < shared.sum() < len(shared)
+    assert (Y[36:][shared] == 0).mean() > (Y[36:] == 0).mean()
