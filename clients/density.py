@@ -51,7 +51,8 @@ def squared_distances(features_SD: Features, centres_KD: Features) -> Features:
     """Computes squared Euclidean distances (S, K)."""
     cross_SK = features_SD @ centres_KD.T
     squares_S, squares_K = (features_SD**2).sum(axis=1), (centres_KD**2).sum(axis=1)
-    return np.maximum(squares_S[:, None] - 2 * cross_SK + squares_K, 0).astype(np.float32)
+    distances: Features = np.maximum(squares_S[:, None] - 2 * cross_SK + squares_K, 0).astype(np.float32)
+    return distances
 
 
 def choose_shared(

@@ -46,6 +46,11 @@ class Fleet:
         """Names of nodes that still owe an answer."""
         return {self.name(flower_id) for _, flower_id in self.mailbox.pending.values()}
 
+    def list_silent(self, round_number: int) -> list[str]:
+        """Lists the nodes that owe the answer of a round."""
+        pending = self.mailbox.pending.values()
+        return [self.name(flower_id) for asked_in, flower_id in pending if asked_in == round_number]
+
     def introduce(
         self,
         grid: Grid,

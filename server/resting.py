@@ -38,6 +38,15 @@ def record_failure(node: NodeState, *, round_number: int, reason: str, rest_afte
         node.rest_reason = reason
 
 
+def record_failures(
+    nodes: Mapping[str, NodeState], reasons: Mapping[str, str], *, round_number: int, rest_after: int
+) -> None:
+    """Notes the failures of a round, by node id; nodes that the run does not know are left out."""
+    for node_id, reason in reasons.items():
+        if node_id in nodes:
+            record_failure(nodes[node_id], round_number=round_number, reason=reason, rest_after=rest_after)
+
+
 def choose_rested(
     nodes: Mapping[str, NodeState], able: Iterable[str], *, round_number: int, num_needed: int
 ) -> set[str]:

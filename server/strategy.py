@@ -23,7 +23,6 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from common.config import Config
 from common.errors import ExchangeError, RunError
-from common.seeding import stream
 from common.training import steps_per_epoch
 from common.wire import pack, unpack
 from protos.fedstill.v1 import fleet_pb2
@@ -42,7 +41,8 @@ from server.planner import plan_student, plan_training
 from server.publication import Publication
 from server.replies import collect, explain_error, push
 from server.reports import ReplyScore, account_traffic, announce_reply, score_reply
-from server.resting import choose_rested, count_rested, record_failure, record_success
+from server.resting import record_failures, record_success
+from server.sampling import await_fleet, sample_nodes
 from server.schemes import Contribution
 from server.scoring import Truth
 
@@ -156,7 +156,11 @@ class FedDistill(Strategy):
         """Writes the tasks of one round; `arrays` and `config` stay unused, labels travel beside Flower."""
         if not self.fleet.flower_ids:
             self.introduce(grid)
-        self._await_fleet(grid, server_round)
+        await_fleet(
+            grid, self.fleet, self.state, self.config, round_number=server_round, observe=self._observe
+        )
+        sample = sample_nodes(self.fleet, self.state, self.config, round_number=server_round)
+        self._num_wanted, self._num_rested = sample.num_wanted, sample.num_rested
         return [
             Message(
                 pack(self._task(node_id, server_round)),
@@ -166,51 +170,8 @@ class FedDistill(Strategy):
                 ttl=self.config.federation.deadline_seconds or None,
                 group_id=str(server_round),
             )
-            for node_id in self._sample(server_round)
+            for node_id in sample.node_ids
         ]
-
-    def _able(self) -> list[str]:
-        return sorted(
-            node_id
-            for node_id in self.fleet.flower_ids.keys() - self.fleet.busy
-            if self.state.nodes[node_id].num_train_samples
-        )
-
-    def _await_fleet(self, grid: Grid, round_number: int) -> None:
-        """Pauses the run while fewer nodes are free than a round needs."""
-        needed, wait_seconds = max(1, self.config.federation.min_nodes), self.config.federation.wait_seconds
-        if (num_free := len(self._able())) >= needed:
-            return
-        self._observe(
-            Warned(
-                f"round {round_number}: {num_free} nodes are free, {needed} are needed; the run pauses for"
-                f" {wait_seconds:g} s at most"
-            )
-        )
-        if not self.fleet.await_answers(
-            grid, wait_seconds=wait_seconds, enough=lambda: len(self._able()) >= needed
-        ):
-            raise RunError(
-                f"round {round_number}: expected {needed} free nodes, got {len(self._able())} after"
-                f" {wait_seconds:g} s; bring nodes back or lower federation.min_nodes, then go on with"
-                " --resume"
-            )
-
-    def _sample(self, round_number: int) -> list[str]:
-        federation, nodes = self.config.federation, self.state.nodes
-        able = self._able()
-        count = max(1, federation.min_nodes, round(federation.sample_fraction * len(self.fleet.flower_ids)))
-        rested = choose_rested(
-            nodes, able, round_number=round_number, num_needed=max(1, federation.min_nodes)
-        )
-        self._num_rested = count_rested(nodes, rested)
-        able = [node_id for node_id in able if node_id not in rested]
-        self._num_wanted = min(count, len(able))
-        count = math.ceil(round(self._num_wanted * federation.over_sampling, 6))
-        if count >= len(able):
-            return able
-        rng = stream(self.config.seed, "sample-nodes", round_number=round_number)
-        return sorted(rng.choice(able, size=count, replace=False).tolist())
 
     def _task(self, node_id: str, round_number: int) -> fleet_pb2.TaskRequest:
         return fleet_pb2.TaskRequest(
@@ -359,9 +320,12 @@ class FedDistill(Strategy):
                 + (f"; federation.min_nodes is {federation.min_nodes}" if federation.min_nodes else "")
                 + "; mend the nodes and go on with --resume"
             )
+        failures = {drop.node_id: drop.reason for drop in self._dropped}
         if sum(not reply.has_error() for reply in replies) < num_needed:
-            self._blame_silent(round_number)
-        self._blame_dropped(round_number)
+            # Only at the deadline: who is slower than a quorum has done nothing wrong.
+            failures |= dict.fromkeys(self.fleet.list_silent(round_number), "timeout")
+        rest_after = federation.rest_after
+        record_failures(self.state.nodes, failures, round_number=round_number, rest_after=rest_after)
         self._close_round(
             round_number,
             num_sampled=len(sent),
@@ -371,25 +335,6 @@ class FedDistill(Strategy):
         )
         self._observe(PhaseEnded("round", time.monotonic() - begin, round_number))
         return metrics
-
-    def _blame_silent(self, round_number: int) -> None:
-        # Only at the deadline: who is slower than a quorum has done nothing wrong.
-        for asked_in, flower_id in self.fleet.mailbox.pending.values():
-            if asked_in == round_number:
-                self._blame(self.fleet.name(flower_id), round_number, "timeout")
-
-    def _blame_dropped(self, round_number: int) -> None:
-        for drop in self._dropped:
-            if drop.node_id in self.state.nodes:
-                self._blame(drop.node_id, round_number, drop.reason)
-
-    def _blame(self, node_id: str, round_number: int, reason: str) -> None:
-        record_failure(
-            self.state.nodes[node_id],
-            round_number=round_number,
-            reason=reason,
-            rest_after=self.config.federation.rest_after,
-        )
 
     def _close_round(
         self, round_number: int, *, num_sampled: int, num_dropped: int, num_late: int, seconds: float

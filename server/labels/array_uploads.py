@@ -34,7 +34,7 @@ from common.arrays import (
     parse_manifest,
     verify_payload,
 )
-from common.errors import DigestError, ExchangeError, NonFiniteError, NotPublishedError, UsageError
+from common.errors import DigestError, NonFiniteError, NotPublishedError, UsageError
 from protos.fedstill.v1 import labels_pb2
 from server.labels.shards import settle_folder, staged_folder
 from server.labels.uploads import MAX_UPLOAD_BYTES, check_name, check_sender

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import Context, Message
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message
 from flwr.clientapp import ClientApp
 
 from common.config import Config, flatten, load_config
@@ -20,6 +20,7 @@ from server.checkpoints import FederationState
 from server.events import Event, NodeReported, ReplyDropped, RoundClosed
 from server.grids import LocalGrid
 from server.publication import Publication
+from server.sampling import list_free
 from server.scoring import Truth
 from server.strategy import FedDistill
 
@@ -273,9 +274,9 @@ def test_a_fleet_below_min_nodes_pauses_the_run_and_says_so() -> None:
     strategy.introduce(grid)
     strategy._run_round(grid, 1, timeout=None)
     strategy.config.federation.__dict__["min_nodes"] = 4
-    strategy._await_fleet(grid, 2)
+    strategy.configure_train(2, ArrayRecord(), ConfigRecord(), grid)
     assert any("2 nodes are free, 4 are needed" in str(event) for event in events)
-    assert len(strategy._able()) == 4
+    assert len(list_free(strategy.fleet, strategy.state)) == 4
 
 
 def test_over_sampling_asks_more_nodes_and_closes_at_the_wanted_number() -> None:
