@@ -86,12 +86,9 @@ def check_exposure(site: Site) -> None:
     if site.certificates is not None:
         return
     if site.authenticate:
-        raise UsageError("--authenticate needs TLS: give --certificates, made by fedstill certs init")
+        raise UsageError("--authenticate needs TLS: give --certificates")
     if site.host not in ("127.0.0.1", "::1", "localhost"):
-        raise UsageError(
-            f"--host {site.host} would serve other machines in plaintext: give --certificates, made by"
-            " fedstill certs init"
-        )
+        raise UsageError(f"--host {site.host} would serve other machines in plaintext: give --certificates")
 
 
 def superlink_command(site: Site) -> list[str]:
@@ -226,7 +223,9 @@ def _check_site(site: Site) -> None:
         )
     for name in ("ca.crt", "server.crt", "server.key"):
         if site.certificates is not None and not (site.certificates / name).is_file():
-            raise UsageError(f"{site.certificates} holds no {name}; make it with fedstill certs init")
+            raise UsageError(
+                f"{site.certificates} holds no {name}; put the authority's certificate and the server's certificate and key there"
+            )
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
