@@ -29,6 +29,8 @@ bench: setup  ## every benchmark, one after the other
 generate: setup  ## write generated code, Flower's run configuration and the summary's schema
 	$(BIN)/python protos/generate.py
 	$(BIN)/python -m server.generate
+	$(BIN)/python -m server.metrics
+	$(BIN)/python deploy/grafana/build.py
 
 format: setup
 	$(BIN)/ruff format .
