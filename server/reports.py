@@ -14,7 +14,13 @@ from server.checkpoints import NodeState
 from server.events import NodeReported
 from server.publication import Publication
 from server.schemes import Contribution
-from server.scoring import Truth, calibration_error, measure_accuracy
+from server.scoring import (
+    Truth,
+    calibration_error,
+    chance_agreement,
+    describe_compression,
+    measure_accuracy,
+)
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,11 @@ def score_reply(response: fleet_pb2.TaskResponse, truth: Truth, task: fleet_pb2.
         "private_accuracy": _known(response.private_test_accuracy),
         "private_validation_accuracy": _known(response.private_validation_accuracy),
         "agreement_ratio": None if teacher is None else measure_accuracy(classes, teacher),
+        "agreement_chance_ratio": None
+        if teacher is None
+        else chance_agreement(classes, teacher, num_classes=num_classes),
         "ece": calibration_error(classes, confidences, truth.evaluation_S),
+        **describe_compression(classes, fp32_classes, truth.evaluation_S, num_classes=num_classes),
         "distillation_loss": _known(response.distillation_loss),
         "private_loss": _known(response.private_loss),
         "num_parameters": response.model.num_parameters,

@@ -105,7 +105,11 @@ def _summarise_node(
         if is_local
         else closing.get("local_private_accuracy"),
         agreement_ratio=report["agreement_ratio"],
+        agreement_chance_ratio=report.get("agreement_chance_ratio"),
         ece=report["ece"],
+        num_flipped=report.get("num_flipped"),
+        worst_recall=report.get("worst_recall"),
+        worst_recall_change=report.get("worst_recall_change"),
         num_parameters=report["num_parameters"],
         fp32_bytes=report["fp32_bytes"],
         artefact_bytes=closing.get("artefact_bytes", report["artefact_bytes"]),

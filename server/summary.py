@@ -47,7 +47,15 @@ class NodeSummary(Record):
     local_accuracy: float | None
     local_private_accuracy: float | None
     agreement_ratio: float | None
+    agreement_chance_ratio: float | None = Field(
+        None, description="agreement of two models that share nothing but how often they name each class"
+    )
     ece: float | None
+    num_flipped: int | None = Field(None, description="samples whose class compression changed")
+    worst_recall: float | None = Field(None, description="lowest recall of a class, of the artefact")
+    worst_recall_change: float | None = Field(
+        None, description="largest fall of a class's recall by compression, as a negative number"
+    )
     num_parameters: int
     fp32_bytes: int
     artefact_bytes: int

@@ -224,7 +224,7 @@ def _check_site(site: Site) -> None:
     for name in ("ca.crt", "server.crt", "server.key"):
         if site.certificates is not None and not (site.certificates / name).is_file():
             raise UsageError(
-                f"{site.certificates} holds no {name}; put the authority's certificate and the server's certificate and key there"
+                f"{site.certificates} holds no {name}; it needs ca.crt, server.crt and server.key"
             )
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -118,10 +118,38 @@ def _accuracy_figures(summary: Summary) -> list[tuple[str, str, str, str]]:
         ("Accuracy, 5th percentile / worst node", worst, UNKNOWN, ""),
         ("Accuracy, own test parts", *own, f"{local}; the nodes' own word"),
         ("Accuracy after compression", means[0], dense, "the same students before compression"),
-        ("Agreement with the teacher", format_ratio(_mean(nodes, "agreement_ratio")), UNKNOWN, ""),
+        (
+            "Agreement with the teacher",
+            format_ratio(_mean(nodes, "agreement_ratio")),
+            format_ratio(_mean(nodes, "agreement_chance_ratio")),
+            "chance: what equally frequent classes alone would give",
+        ),
+        *_compression_figures(nodes),
         ("Calibration error (ECE), lower is better", format_ratio(_mean(nodes, "ece")), UNKNOWN, ""),
     ]
     return rows
+
+
+def _compression_figures(nodes: Sequence[NodeSummary]) -> list[tuple[str, str, str, str]]:
+    flipped = known(list(nodes), "num_flipped")
+    falls = known(list(nodes), "worst_recall_change")
+    if not flipped:
+        return []
+    return [
+        (
+            "Samples whose class compression changed, mean / most",
+            f"{sum(flipped) / len(flipped):,.1f} / {max(flipped):,.0f}",
+            UNKNOWN,
+            "",
+        ),
+        ("Recall of the worst class, mean", format_ratio(_mean(nodes, "worst_recall")), UNKNOWN, ""),
+        (
+            "Largest fall of a class's recall by compression",
+            format_ratio(-min(falls)),
+            UNKNOWN,
+            "over all nodes and classes",
+        ),
+    ]
 
 
 def _size_figures(summary: Summary) -> list[tuple[str, str, str, str]]:

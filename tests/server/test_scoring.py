@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.scoring import calibration_error, measure_accuracy, write_predictions
+from server.scoring import (
+    calibration_error,
+    chance_agreement,
+    describe_compression,
+    measure_accuracy,
+    recall_by_class,
+    write_predictions,
+)
 
 
 def test_accuracy_counts_matches() -> None:
@@ -46,3 +53,34 @@ def test_predictions_are_read_back_without_pickle(tmp_path: Path) -> None:
     assert table["class"].tolist() == [1, 2]
     assert table["confidence"].tolist() == [0.5, 0.25]
     assert table["fp32_class"].tolist() == [1, 1]
+
+
+def test_recall_by_hand():
+    true = np.array([0, 0, 0, 1, 1])
+    found = recall_by_class(np.array([0, 0, 1, 1, 0]), true, num_classes=3)
+    np.testing.assert_allclose(found, [2 / 3, 1 / 2, np.nan])
+
+
+def test_chance_agreement_by_hand():
+    one, other = np.array([0, 0, 0, 1]), np.array([0, 1, 1, 1])
+    assert chance_agreement(one, other, num_classes=2) == 0.75 * 0.25 + 0.25 * 0.75
+
+
+def test_independent_predictors_agree_as_often_as_chance_says():
+    rng = np.random.default_rng(0)
+    one, other = rng.integers(0, 3, 50_000), rng.choice(3, 50_000, p=[0.6, 0.3, 0.1])
+    assert abs(measure_accuracy(one, other) - chance_agreement(one, other, num_classes=3)) < 0.01
+
+
+def test_what_compression_changed_by_hand():
+    true = np.array([0, 0, 0, 0, 1, 1])
+    dense, compressed = np.array([0, 0, 0, 1, 1, 1]), np.array([0, 0, 1, 0, 1, 0])
+    found = describe_compression(compressed, dense, true, num_classes=2)
+    assert found == {"num_flipped": 3, "worst_recall": 0.5, "worst_recall_change": -0.5}
+
+
+def test_compression_that_changes_nothing_flips_nothing():
+    classes, true = np.array([0, 1, 2]), np.array([0, 1, 1])
+    found = describe_compression(classes, classes, true, num_classes=4)
+    assert found["num_flipped"] == 0
+    assert found["worst_recall_change"] == 0.0
