@@ -10,10 +10,12 @@ from __future__ import annotations
 from common.codecs.codec import Codec, Logits, Payload
 from common.codecs.fp16 import FP16
 from common.codecs.fp32 import FP32
+from common.codecs.hard import HARD
+from common.codecs.int4 import INT4
 from common.codecs.lp8 import LP8
 from common.errors import unknown_name
 
-CODECS: dict[str, Codec] = {codec.name: codec for codec in (FP32, FP16, LP8)}
+CODECS: dict[str, Codec] = {codec.name: codec for codec in (FP32, FP16, LP8, INT4, HARD)}
 
 
 def get_codec(name: str) -> Codec:

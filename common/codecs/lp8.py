@@ -22,11 +22,17 @@ _HEADER = struct.Struct("<ff")
 _STEPS = 255
 
 
-def encode_lp8(logits_SC: Logits, *, temperature: float) -> bytes:
-    """Writes softmax(logits / temperature) as the lowest root, the highest root and (S, C) bytes."""
+def take_roots(logits_SC: Logits, *, temperature: float) -> Logits:
+    """Computes sqrt(−log softmax(logits / temperature)), limited to sqrt(32)."""
     scaled_SC = (logits_SC.astype(np.float64) - logits_SC.max(axis=1, keepdims=True)) / temperature
     nats_SC = np.log(np.exp(scaled_SC).sum(axis=1, keepdims=True)) - scaled_SC
-    roots_SC = np.sqrt(np.clip(nats_SC, 0.0, MAX_NATS)).astype(np.float32)
+    roots_SC: Logits = np.sqrt(np.clip(nats_SC, 0.0, MAX_NATS)).astype(np.float32)
+    return roots_SC
+
+
+def encode_lp8(logits_SC: Logits, *, temperature: float) -> bytes:
+    """Writes softmax(logits / temperature) as the lowest root, the highest root and (S, C) bytes."""
+    roots_SC = take_roots(logits_SC, temperature=temperature)
     low, high = float(roots_SC.min()), float(roots_SC.max())
     scale = _STEPS / (high - low) if high > low else 0.0
     steps_SC = np.rint((roots_SC - low) * scale).astype(np.uint8)

@@ -12,7 +12,10 @@ from common.codecs import CODECS, get_codec
 from common.errors import ConfigError, ExchangeError
 
 # Mean KL at the temperature of encoding that a codec may cost on ordinary logits.
-KL_BOUNDS = {"fp32": 1e-12, "fp16": 1e-6, "lp8": 1e-4}
+KL_BOUNDS = {"fp32": 1e-12, "fp16": 1e-6, "lp8": 1e-4, "int4": 1e-2, "hard": 32.0}
+# The same for the worst row there is: with 2.2 nats of entropy at most, (32 nats / 255²)·2.2/2
+# is lp8's, (32 nats / 15²)·2.2/2 int4's; hard labels may be wrong by all that they cut off.
+WORST_ROW = {"fp32": 6e-4, "fp16": 6e-4, "lp8": 6e-4, "int4": 0.2, "hard": 32.0}
 every_codec = pytest.mark.parametrize("name", sorted(CODECS))
 
 
@@ -127,8 +130,7 @@ def test_payload_may_be_a_memoryview(name):
     temperature=st.floats(0.5, 20),
 )
 def test_kl_of_any_row_is_small(name, logits, temperature):
-    # 2.2 nats of entropy at most here: (32 nats / 255²)·2.2/2 is lp8's worst.
-    assert kl_rows(logits, round_trip(name, logits, temperature), temperature).max() <= 6e-4
+    assert kl_rows(logits, round_trip(name, logits, temperature), temperature).max() <= WORST_ROW[name]
 
 
 @every_codec
@@ -180,3 +182,44 @@ def test_one_wild_row_does_not_spoil_its_chunk():
 def test_unknown_codec_names_the_nearest():
     with pytest.raises(ConfigError, match=r"did you mean 'fp16'"):
         get_codec("fp61")
+
+
+def test_int4_takes_half_a_byte_per_class_and_four_per_row():
+    assert len(CODECS["int4"].encode(teacher_logits(7, 10), temperature=1.0)) == 7 * 9
+    assert len(CODECS["int4"].encode(teacher_logits(7, 9), temperature=1.0)) == 7 * 9
+
+
+def test_int4_by_hand():
+    # Probabilities of 1/2 each: one root, sqrt(log 2), in both nibbles' step 0.
+    payload = CODECS["int4"].encode(np.zeros((1, 2), np.float32), temperature=1.0)
+    assert payload == np.full(2, np.sqrt(np.log(2)), "<f2").tobytes() + b"\0"
+
+
+def test_int4_refuses_a_range_that_it_cannot_have_written():
+    payload = np.array([1.0, 9.0], "<f2").tobytes() + b"\0"
+    with pytest.raises(ExchangeError, match="int4: expected ranges"):
+        CODECS["int4"].decode(payload, num_samples=1, num_classes=2, temperature=1.0)
+
+
+def test_hard_by_hand():
+    # Classes 2 and 1 of 3, two bits each, lowest bit first: 01 10, so 0b0110.
+    logits = np.array([[0, 1, 5], [0, 3, 1]], np.float32)
+    payload = CODECS["hard"].encode(logits, temperature=4.0)
+    assert payload == bytes([0b0110])
+    decoded = CODECS["hard"].decode(payload, num_samples=2, num_classes=3, temperature=4.0)
+    np.testing.assert_array_equal(decoded, [[-128, -128, 0], [-128, 0, -128]])
+
+
+def test_hard_labels_are_one_hot_at_the_temperature_of_encoding():
+    labels = soft_labels(round_trip("hard", teacher_logits(), 8.0), 8.0)
+    assert labels.max(axis=1).min() > 0.999999
+
+
+def test_hard_takes_the_bits_that_classes_need():
+    assert len(CODECS["hard"].encode(teacher_logits(1000, 10), temperature=1.0)) == 500
+    assert len(CODECS["hard"].encode(teacher_logits(1000, 1000), temperature=1.0)) == 1250
+
+
+def test_hard_refuses_a_class_that_does_not_exist():
+    with pytest.raises(ExchangeError, match="hard: expected classes below 3, got 3"):
+        CODECS["hard"].decode(b"\x03", num_samples=1, num_classes=3, temperature=1.0)
