@@ -36,6 +36,8 @@ class Prometheus:
             with urllib.request.urlopen(url, timeout=10) as answer:
                 return json.load(answer)["data"]
         except urllib.error.HTTPError as error:
+            if error.code == 503:  # it serves before it is ready
+                raise ConnectionError(str(error)) from None
             raise AssertionError(f"{arguments}: {error.read().decode()}") from None
 
     def query(self, expr: str) -> list[dict[str, Any]]:
