@@ -15,10 +15,12 @@ from server.closing import close_run, release_nodes
 from server.contributions import receive_contribution
 from server.events import LabelsPublished, RunFinished, timed_phase
 from server.exchange import Exchange
+from server.flips import write_flips
 from server.label_figures import measure_entropy
 from server.labels import UploadStore
 from server.preparation import Prepared, Run, check_names, judge_teacher, prepare
 from server.publication import Publication
+from server.quality import compare_models
 from server.report import write_report
 from server.reports import ReplyScore
 from server.schemes import Contribution, get_scheme
@@ -124,6 +126,7 @@ def _sum_up(run: Run, prepared: Prepared) -> Path:
     facts = prepared.teacher
     if facts is not None and "teacher_file" in run.state.exchange:
         _, facts = judge_teacher(run, prepared.exchange, prepared.truth)
+    write_flips(run.run_dir, run.config, run.state, prepared.exchange)
     return write_summary(
         run.run_dir,
         run.config,
@@ -132,4 +135,5 @@ def _sum_up(run: Run, prepared: Prepared) -> Path:
         evaluation_digest=prepared.exchange.publication.evaluation_digest.hex(),
         num_evaluation_samples=len(prepared.truth.evaluation_S),
         teacher=facts,
+        quality=compare_models(run.run_dir, run.config, run.state, prepared.exchange, observe=run.observe),
     )

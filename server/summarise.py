@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -12,7 +12,14 @@ import numpy as np
 from common.config import Config
 from common.files import write_text_atomically
 from server.checkpoints import FederationState, NodeState
-from server.summary import FleetSummary, NodeSummary, RoundSummary, Summary, TeacherSummary
+from server.summary import (
+    FleetSummary,
+    NodeQuality,
+    NodeSummary,
+    RoundSummary,
+    Summary,
+    TeacherSummary,
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,7 @@ def write_summary(
     evaluation_digest: str,
     num_evaluation_samples: int,
     teacher: TeacherFacts | None,
+    quality: Mapping[str, NodeQuality],
 ) -> Path:
     """Writes `summary.json` atomically.
 
@@ -51,13 +59,14 @@ def write_summary(
         evaluation_digest: Digest of the evaluation set's inputs.
         num_evaluation_samples: Its size.
         teacher: The teacher, where the scheme has one.
+        quality: Comparisons of a few nodes' models, by node.
 
     Returns:
         Path of the file.
     """
     is_local = config.federation.scheme == "local"
     nodes = [
-        _summarise_node(node, run_dir, teacher, is_local=is_local)
+        _summarise_node(node, run_dir, teacher, quality.get(node.node_id), is_local=is_local)
         for _, node in sorted(state.nodes.items())
         if node.num_rounds
     ]
@@ -88,7 +97,12 @@ def _summarise_teacher(teacher: TeacherFacts) -> TeacherSummary:
 
 
 def _summarise_node(
-    node: NodeState, run_dir: Path, teacher: TeacherFacts | None, *, is_local: bool
+    node: NodeState,
+    run_dir: Path,
+    teacher: TeacherFacts | None,
+    quality: NodeQuality | None,
+    *,
+    is_local: bool,
 ) -> NodeSummary:
     report, closing = node.report, node.closing
     artefact = Path("nodes") / node.node_id / "artefact"
@@ -125,6 +139,7 @@ def _summarise_node(
         artefact_upload_bytes=closing.get("upload_bytes", 0),
         num_rounds=node.num_rounds,
         num_state_resets=node.num_state_resets,
+        quality=quality,
     )
 
 

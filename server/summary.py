@@ -34,6 +34,29 @@ class TeacherSummary(Record):
     num_epochs: int
 
 
+class Resemblance(Record):
+    """How much one model is like another, on a few hundred evaluation samples."""
+
+    agreement_ratio: float = Field(description="samples on which both predict the same class")
+    kl_nats: float = Field(description="KL(other ‖ model), mean over samples, temperature 1")
+    cka: float | None = Field(description="linear CKA of penultimate features; null where one never varies")
+    saliency_cosine: float = Field(description="of occlusion maps, for what the teacher predicts, else fp32")
+    saliency_overlap: float = Field(description="part of the maps' top deciles that both share")
+
+
+class NodeQuality(Record):
+    """A node's models against the teacher, and its artefact against its uncompressed student.
+
+    The floor is the same architecture with random weights.
+    """
+
+    artefact_to_teacher: Resemblance | None
+    fp32_to_teacher: Resemblance | None
+    floor_to_teacher: Resemblance | None
+    artefact_to_fp32: Resemblance
+    floor_to_fp32: Resemblance
+
+
 class NodeSummary(Record):
     """One node's student as its device runs it; fields are explained in the README."""
 
@@ -71,6 +94,7 @@ class NodeSummary(Record):
     artefact_upload_bytes: int
     num_rounds: int
     num_state_resets: int
+    quality: NodeQuality | None = Field(None, description="of a few nodes; see monitoring.quality_nodes")
 
 
 class FleetSummary(Record):

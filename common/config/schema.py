@@ -237,6 +237,13 @@ class MonitoringConfig(Section):
     log: Literal["text", "json"] = Field(
         "text", description="standard error: lines for people, or one JSON object per event"
     )
+    quality_nodes: int = Field(
+        4,
+        ge=0,
+        le=16,
+        description="nodes whose collected artefact is compared with the teacher and with its uncompressed"
+        " student at the end; 0: none, and the report shows no samples",
+    )
 
 
 class Config(Section):

@@ -10,6 +10,7 @@ from typing import Any
 
 from common.errors import DataError
 from common.files import write_text_atomically
+from server.flips import read_flips
 from server.report.page import render_page
 from server.report.pictures import RoundPoint, draw_accuracy_against_bytes, draw_controls, draw_curves
 from server.summary import read_summary
@@ -31,7 +32,12 @@ def write_report(run_dir: Path) -> Path:
     points = list(read_rounds(run_dir / "rounds.jsonl"))
     config = _read_config(run_dir / "config.toml")
     pictures = [draw_curves(points, summary), draw_accuracy_against_bytes(summary), draw_controls(summary)]
-    page = render_page(summary, config=config, pictures=[picture for picture in pictures if picture])
+    page = render_page(
+        summary,
+        config=config,
+        pictures=[picture for picture in pictures if picture],
+        flips=read_flips(run_dir),
+    )
     path = run_dir / "report.html"
     write_text_atomically(path, page)
     return path

@@ -8,7 +8,9 @@ from string import Template
 from typing import Any
 
 from common.config import defaults
+from server.flips import Flips
 from server.report.pictures import Picture, known
+from server.report.quality import render_quality
 from server.report.style import PAGE
 from server.summary import NodeSummary, RoundSummary, Summary
 from server.units import UNKNOWN, format_bytes, format_ratio, format_seconds, format_times
@@ -19,13 +21,20 @@ MAX_ROUND_ROWS = 1000
 DIGEST_LETTERS = 12
 
 
-def render_page(summary: Summary, *, config: Mapping[str, Any], pictures: Sequence[Picture]) -> str:
+def render_page(
+    summary: Summary,
+    *,
+    config: Mapping[str, Any],
+    pictures: Sequence[Picture],
+    flips: Flips | None = None,
+) -> str:
     """Renders the whole report.
 
     Args:
         summary: The finished run.
         config: The resolved configuration, flat with dotted keys.
         pictures: What to show below the key figures.
+        flips: Samples that compression flipped, where the run kept any.
 
     Returns:
         A complete HTML document that loads nothing.
@@ -38,6 +47,7 @@ def render_page(summary: Summary, *, config: Mapping[str, Any], pictures: Sequen
         pictures="".join(render_figure(picture) for picture in pictures) or "<p>No round was committed.</p>",
         figures=_figures_table(summary),
         nodes=_nodes_table(summary.nodes),
+        quality=render_quality(summary.nodes, flips),
         rounds=_rounds_table(summary.rounds),
         changed=_config_table({key: value for key, value in config.items() if _is_changed(key, value)}),
         config=_config_table(config),

@@ -51,6 +51,12 @@ p { margin: .5rem 0; max-width: 44rem; }
 figure { margin: 0; }
 figure svg { display: block; width: 100%; height: auto; overflow: visible; stroke-linejoin: round; }
 figcaption { margin-top: .4rem; font-size: .8rem; line-height: 1.4; }
+.floor { display: inline-block; min-width: 3.2rem; color: var(--muted); font-size: .8em; }
+.flips { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: 1.25rem 1rem; }
+.flips img { width: 5rem; height: 5rem; object-fit: contain; object-position: left;
+  image-rendering: pixelated; }
+.flips blockquote { margin: 0; font-size: .8rem; overflow-wrap: anywhere; }
+.flips b { color: var(--ink); font-weight: 600; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .87rem; line-height: 1.35; }
 th, td { padding: .36rem 1.1rem .36rem 0; text-align: left; vertical-align: top; }
@@ -96,6 +102,7 @@ $figures
 ones come from the node's own test part and are its own word. Bytes are what the node alone on its own device
 would move. Digests are the first twelve letters; summary.json holds them whole.</p>
 $nodes
+$quality
 <h2>Rounds</h2>
 $rounds
 <h2>What was asked</h2>
