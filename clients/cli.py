@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from common.console import exit_with, run_command
+from common.errors import UsageError
 
 cli = typer.Typer(
     name="fedstill-node",
@@ -86,6 +87,41 @@ def rollback(
     from clients.serving import roll_back
 
     typer.echo(f"{serving / 'current'} is {roll_back(serving).name[:12]} again")
+
+
+@cli.command()
+def bench(
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="profile to write, TOML")] = None,
+    name: Annotated[str, typer.Option(help="name of the device in its profile")] = "device",
+    latency_budget: Annotated[
+        float, typer.Option(help="longest prediction of one sample that it may take, seconds")
+    ] = 0.1,
+    flash_bytes: Annotated[
+        int | None, typer.Option(help="room for the artefact; left out: what is free on the disk")
+    ] = None,
+    memory_bytes: Annotated[
+        int | None, typer.Option(help="memory to run it in; left out: what is free")
+    ] = None,
+    link_bytes: Annotated[
+        float | None, typer.Option(help="bytes per second of the link; left out: observed while running")
+    ] = None,
+    home: Annotated[Path | None, typer.Option(help="label cache and node store; else the user's")] = None,
+) -> None:
+    """Measure this device with a small fixed suite: about five seconds."""
+    from clients.bench import Budgets, make_profile, measure_device
+    from common.devices import Link, profile_to_toml, write_profile
+
+    link = None
+    if link_bytes is not None:
+        if not 1 <= link_bytes <= 1e12:
+            raise UsageError(f"--link-bytes: expected 1 to 1e12 bytes per second, got {link_bytes:g}")
+        link = Link(down_bytes_per_second=link_bytes, up_bytes_per_second=link_bytes)
+    budgets = Budgets(latency_budget, flash_bytes, memory_bytes, link)
+    profile = make_profile(name, measure_device(home), budgets)
+    typer.echo(profile_to_toml(profile), nl=False)
+    if output is not None:
+        write_profile(profile, output)
+        typer.echo(f"# written to {output}")
 
 
 @cli.command("run")

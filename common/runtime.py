@@ -58,15 +58,17 @@ def measure_latency(
     session: InferenceSession,
     x_S: np.ndarray,
     *,
+    batch_size: int = 1,
     num_warmup: int = 20,
     num_runs: int = 200,
     budget_seconds: float = 0.5,
 ) -> float:
-    """Measures the time of one prediction at batch 1.
+    """Measures the time of one prediction, at batch 1 unless told otherwise.
 
     Args:
         session: Model to run.
-        x_S: Raw samples; the first one is used.
+        x_S: Raw samples; the first ones are used.
+        batch_size: Samples per prediction.
         num_warmup: Runs before the clock starts.
         num_runs: Runs at most.
         budget_seconds: Measuring stops after this long, five runs made at least.
@@ -75,7 +77,7 @@ def measure_latency(
         The median, seconds.
     """
     name = session.get_inputs()[0].name
-    feed = {name: np.ascontiguousarray(x_S[:1])}
+    feed = {name: np.ascontiguousarray(x_S[:batch_size])}
     end = time.perf_counter() + budget_seconds
     for _ in range(num_warmup):
         session.run(None, feed)

@@ -28,7 +28,7 @@ def test_nodes_run_without_the_servers_extra(module: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("module", ["clients.predict", "clients.cli"])
+@pytest.mark.parametrize("module", ["clients.predict", "clients.cli", "clients.bench"])
 def test_predict_runs_on_the_base_install(module: str) -> None:
     heavy = ["torch", "flwr", "grpc", "google.protobuf", "onnx", "ray", "sklearn", "mlxtend", "safetensors"]
     done = run_blocked(f"import {module}", heavy)
