@@ -10,6 +10,7 @@ FedStillError                exit 1  something failed while running
 │   └── CheckpointError              a file of weights that does not fit the model
 ├── ExchangeError            exit 1  labels, samples or uploads could not be moved
 │   ├── DigestError                  bytes that are not those that were announced
+│   ├── AccessError                  a certificate, an identity or a right that is missing or refused
 │   ├── NonFiniteError               an upload that holds NaN or infinity
 │   └── NotPublishedError            a label set or array that the store does not hold
 ├── ArtefactError            exit 2  an artefact that is incomplete, altered or of a foreign format
@@ -57,6 +58,10 @@ class ExchangeError(FedStillError):
 
 class DigestError(ExchangeError):
     """Bytes that are not those that were announced."""
+
+
+class AccessError(ExchangeError):
+    """A certificate, an identity or a right that is missing or refused."""
 
 
 class NonFiniteError(ExchangeError):

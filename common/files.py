@@ -17,11 +17,12 @@ def default_home() -> Path:
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, mode: int = 0o644) -> Iterator[Path]:
     """Yields a temporary path beside `path` and renames it into place on success.
 
     Args:
         path: The final path; its folder is made.
+        mode: Permissions of the file; until it is in place only its owner may read it.
 
     Yields:
         A path in the same folder, not yet existing as a file name that readers know.
@@ -37,15 +38,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
+        temporary.chmod(mode)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def write_bytes_atomically(path: Path, content: bytes) -> None:
+def write_bytes_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     """Writes a whole file at once; readers see the old content or all of the new."""
-    with atomic_path(path) as temporary:
+    with atomic_path(path, mode=mode) as temporary:
         temporary.write_bytes(content)
 
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from common.config import Config, load_config, reference
 from common.console import exit_with, run_command
 from common.errors import EXIT_DONE, EXIT_FAILED, UsageError
+from server.certs_cli import certs_cli, fleet_cli
 
 cli = typer.Typer(
     name="fedstill",
@@ -22,6 +23,8 @@ cli = typer.Typer(
 )
 labels_cli = typer.Typer(help="Soft labels without a coordinator.", no_args_is_help=True)
 cli.add_typer(labels_cli, name="labels")
+cli.add_typer(certs_cli, name="certs")
+cli.add_typer(fleet_cli, name="fleet")
 
 ConfigArgument = Annotated[Path | None, typer.Argument(help="TOML file; left out: the embedded default")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="key=value over the file, repeatable")]
