@@ -9,13 +9,15 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from clients.labels import LabelCache
+from clients.node_config import PROFILE
 from clients.node_store import NodeStore
 from clients.private import digest_private, load_private, name_node
 from clients.tasks import NodeContext, close_run, run_task, train_control
 from common.config import from_run_config
+from common.devices import load_profile
 from common.errors import RunError
 from common.files import default_home
-from common.wire import pack, unpack
+from common.wire import pack, profile_to_proto, unpack
 from protos.fedstill.v1 import fleet_pb2
 
 app = ClientApp()
@@ -52,6 +54,8 @@ def hello(message: Message, context: Context) -> Message:
         reply.private_digest = digest_private(node.private)
         reply.group = node.private.group
         reply.num_partitions = int(context.node_config.get("num-partitions", 0))
+        if PROFILE in context.node_config:
+            reply.profile.CopyFrom(profile_to_proto(load_profile(str(context.node_config[PROFILE]))))
     return Message(pack(reply), reply_to=message)
 
 

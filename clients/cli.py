@@ -133,6 +133,9 @@ def run_node(
         Path | None, typer.Option(help="folder of the node's bundle: ca.crt, node.crt, node.key")
     ] = None,
     home: Annotated[Path | None, typer.Option(help="label cache and node store; else the user's")] = None,
+    profile: Annotated[
+        Path | None, typer.Option(help="this device's profile, by which its student is planned; see bench")
+    ] = None,
     nice: Annotated[int, typer.Option(min=0, max=19, help="how far it stands back for other work")] = 10,
     threads: Annotated[int, typer.Option(min=1, help="threads of numerical libraries")] = 1,
     allow_insecure: Annotated[
@@ -142,7 +145,7 @@ def run_node(
     """Take part in federations with this device's own data, until stopped."""
     from clients.device import Device, check_device, run_device
 
-    device = Device(node_id, superlink, data, certificates, home, nice, threads)
+    device = Device(node_id, superlink, data, certificates, home, nice, threads, profile)
     check_device(device, allow_insecure=allow_insecure)
     if certificates is None:
         typer.echo("warning: no certificates: what this node sends and gets is not protected", err=True)

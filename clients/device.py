@@ -24,7 +24,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from clients.node_config import DATA_SOURCE, NODE_ID
+from clients.node_config import DATA_SOURCE, NODE_ID, PROFILE
+from common.devices import load_profile
 from common.errors import UsageError
 from common.files import default_home
 
@@ -50,6 +51,7 @@ class Device:
         home: Label cache and node store.
         niceness: Added to the niceness of everything that runs.
         num_threads: Threads of every numerical library.
+        profile: What the device can hold and how fast it is; None: the coordinator's defaults.
     """
 
     node_id: str
@@ -59,6 +61,7 @@ class Device:
     home: Path | None = None
     niceness: int = 10
     num_threads: int = 1
+    profile: Path | None = None
 
 
 def check_device(device: Device, *, allow_insecure: bool) -> None:
@@ -69,8 +72,8 @@ def check_device(device: Device, *, allow_insecure: bool) -> None:
         allow_insecure: Plaintext to another machine is wanted.
 
     Raises:
-        UsageError: A name, address, path or certificate that cannot be used, or plaintext to
-            another machine that was not asked for.
+        UsageError: A name, address, path, profile or certificate that cannot be used, or
+            plaintext to another machine that was not asked for.
     """
     if not _NAME.fullmatch(device.node_id):
         raise UsageError(f"expected a node name of letters, digits, '.', '_' and '-', got {device.node_id!r}")
@@ -79,6 +82,8 @@ def check_device(device: Device, *, allow_insecure: bool) -> None:
         raise UsageError(f"--superlink: expected host:port, got {device.superlink!r}")
     if not device.data.exists():
         raise UsageError(f"--data: {device.data} does not exist; give a file or folder of labelled samples")
+    if device.profile is not None:
+        load_profile(str(device.profile))
     if device.certificates is None:
         if not (_is_loopback(host) or allow_insecure):
             raise UsageError(
@@ -109,6 +114,8 @@ def build_command(device: Device) -> list[str]:
         raise UsageError("flower-supernode is not installed; pip install 'fedstill[node]'")
     # Flower reads these as TOML values; JSON's quoting of a string is TOML's too.
     settings = {NODE_ID: device.node_id, DATA_SOURCE: str(device.data.resolve())}
+    if device.profile is not None:
+        settings[PROFILE] = str(device.profile.resolve())
     if device.certificates is not None:
         settings["certificates-dir"] = str(device.certificates.resolve())
     node_config = " ".join(f"{key}={json.dumps(value)}" for key, value in settings.items())

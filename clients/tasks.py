@@ -204,7 +204,7 @@ def _send(
         run_id=task.run_id,
         round_number=task.round,
         node_id=node.private.node_id,
-        codec=exchange.codec if answers_labels else "raw",
+        codec=task.upload_codec if answers_labels else "raw",
         temperature=task.hyperparameters.temperature,
         covered_S=shared_S if is_part else None,
         chunk_bytes=exchange.chunk_bytes,

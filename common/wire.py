@@ -8,6 +8,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, RecordDict
 from google.protobuf.message import DecodeError, Message
 
+from common.devices import DeviceProfile, Link, Speed
 from common.errors import ExchangeError
 from common.models import InputSpec
 from protos.fedstill.v1 import fleet_pb2
@@ -131,3 +132,61 @@ def predictions_from_proto(
     if not np.all((confidences >= 0) & (confidences <= 1)):
         raise ExchangeError("expected confidences between 0 and 1")
     return classes, confidences
+
+
+def profile_to_proto(profile: DeviceProfile) -> fleet_pb2.DeviceProfile:
+    """Packs a device profile; what only people read of it stays behind."""
+    speed, link = profile.speed, profile.link
+    return fleet_pb2.DeviceProfile(
+        name=profile.name,
+        description=profile.description,
+        flash_bytes=profile.flash_bytes,
+        memory_bytes=profile.memory_bytes,
+        latency_budget_seconds=profile.latency_budget_seconds,
+        runtimes=profile.runtimes,
+        arithmetic=profile.arithmetic,
+        fp32_macs_per_second=speed.fp32_macs_per_second,
+        int8_macs_per_second=speed.int8_macs_per_second or 0.0,
+        step_seconds=speed.step_seconds or 0.0,
+        speed_source=speed.source,
+        down_bytes_per_second=link.down_bytes_per_second if link else 0.0,
+        up_bytes_per_second=link.up_bytes_per_second if link else 0.0,
+        link_latency_seconds=link.latency_seconds if link else 0.0,
+    )
+
+
+def profile_from_proto(message: fleet_pb2.DeviceProfile) -> DeviceProfile:
+    """Unpacks and checks a device profile.
+
+    Raises:
+        ExchangeError: Numbers or names that no device has.
+    """
+    try:
+        link = None
+        if message.down_bytes_per_second or message.up_bytes_per_second:
+            link = Link(
+                down_bytes_per_second=message.down_bytes_per_second,
+                up_bytes_per_second=message.up_bytes_per_second,
+                latency_seconds=message.link_latency_seconds,
+            )
+        return DeviceProfile.model_validate(
+            {
+                "name": message.name,
+                "description": message.description,
+                "flash_bytes": message.flash_bytes,
+                "memory_bytes": message.memory_bytes,
+                "latency_budget_seconds": message.latency_budget_seconds,
+                "runtimes": tuple(message.runtimes),
+                "arithmetic": tuple(message.arithmetic),
+                "speed": Speed(
+                    fp32_macs_per_second=message.fp32_macs_per_second,
+                    int8_macs_per_second=message.int8_macs_per_second or None,
+                    step_seconds=message.step_seconds or None,
+                    source=message.speed_source,
+                ),
+                "link": link,
+            }
+        )
+    except ValueError as error:
+        first = " ".join(str(error).split())
+        raise ExchangeError(f"expected a device profile, got one that is impossible: {first}") from None

@@ -21,6 +21,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from common.devices import DeviceProfile
 from common.errors import DataError, UsageError
 from common.files import write_text_atomically
 
@@ -34,7 +35,7 @@ class NodeState(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     node_id: str
-    family: str
+    family: str = ""
     num_train_samples: int
     num_private_test: int
     base_round: int = 0
@@ -62,6 +63,15 @@ class NodeState(BaseModel):
     """Last round that it sits out."""
     rest_reason: str = ""
     """Why it rests: the reason of its last failure."""
+    profile: DeviceProfile | None = None
+    """Its device, where that is known."""
+    is_simulated: bool = False
+    """The profile is the configuration's; what is measured on the node is another machine's."""
+    codec: str = ""
+    """Codec of what it fetches, where each node has its own."""
+    codec_reason: str = ""
+    link_bytes_per_second: float | None = None
+    """What was seen of its link, where it has one of its own; a moving mean."""
 
 
 class FederationState(BaseModel):

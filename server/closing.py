@@ -11,7 +11,7 @@ from common.seeding import stream
 from common.wire import predictions_from_proto
 from protos.fedstill.v1 import fleet_pb2
 from server.events import NodeClosed, Observer, PhaseAdvanced, timed_phase
-from server.planner import plan_student, plan_training
+from server.planner import plan_training
 from server.scoring import measure_accuracy
 from server.strategy import FedDistill
 
@@ -64,7 +64,7 @@ def _train_controls(grid: Grid, strategy: FedDistill, chosen: list[str], observe
         node_id: fleet_pb2.ControlRequest(
             run_id=state.run_id,
             labels=strategy.publication.source(),
-            plan=plan_student(config, strategy.publication.spec, node_id),
+            plan=strategy.planner.plan(state.nodes[node_id]),
             hyperparameters=plan_training(
                 config, num_steps=strategy.num_steps * state.nodes[node_id].num_rounds
             ),

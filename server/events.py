@@ -115,6 +115,25 @@ class NodeBudgeted:
 
 
 @dataclass(frozen=True)
+class NodePlanned:
+    """What a node is to train, compress and fetch from its next task on, and why."""
+
+    node_id: str
+    profile: str
+    """Name of its device's profile; empty where it has none."""
+    plan: str = ""
+    """Student and compression in words; empty where the configuration sets them for all."""
+    plan_reason: str = ""
+    codec: str = ""
+    """Codec of its labels; empty where the configuration sets it for all."""
+    codec_reason: str = ""
+    is_change: bool = False
+    """It replaces an earlier decision; a new architecture starts from its initial student."""
+    is_news: bool = True
+    """No node of the same profile was planned so before."""
+
+
+@dataclass(frozen=True)
 class NodeLeft:
     """A node is no longer of the federation."""
 
@@ -201,6 +220,7 @@ Event = (
     | LabelsPublished
     | NodeReported
     | NodeBudgeted
+    | NodePlanned
     | NodeLeft
     | UploadRefused
     | PrivacySpent

@@ -11,7 +11,8 @@ from common.config import Config
 from common.datasets import Dataset, Splits
 from common.models import InputSpec
 from server.labels import LabelStore
-from server.publication import Publication
+from server.planner.codecs import encode_labels
+from server.publication import Encoding, Publication
 from server.teacher import Teacher
 
 
@@ -44,16 +45,15 @@ class Exchange:
             public_digest=public_digest.hex(),
             chunk_bytes=self.config.exchange.chunk_bytes,
         )
-        codec, temperature = self.config.exchange.codec, self.config.distill.temperature
-        encoded = self.store.encode(labels.id, codec=codec, temperature=temperature)
-        size = self.store.array(encoded.digest).num_bytes
+        encodings = encode_labels(self.store, labels.id, self.config)
         self.publication = replace(
             self.publication,
             label_set_id=labels.id,
-            labels_digest=encoded.digest,
-            codec=codec,
-            temperature=temperature,
-            array_bytes=self.publication.array_bytes | {encoded.digest.hex(): size},
+            labels_digest=encodings[0].digest,
+            codec=encodings[0].codec,
+            temperature=self.config.distill.temperature,
+            encodings=encodings,
+            array_bytes=self.publication.array_bytes | _sizes(encodings),
         )
 
     def publish_rows(self, values: np.ndarray, counts_R: np.ndarray) -> None:
@@ -87,13 +87,20 @@ class Exchange:
         """Takes up what `remember` said in an earlier life of the run."""
         if "labels_digest" not in remembered:
             return
+        label_set_id = remembered["label_set_id"]
+        encodings = encode_labels(self.store, label_set_id, self.config) if label_set_id else ()
         self.publication = replace(
             self.publication,
-            label_set_id=remembered["label_set_id"],
+            label_set_id=label_set_id,
             labels_digest=bytes.fromhex(remembered["labels_digest"]),
-            codec=self.config.exchange.codec,
+            codec=encodings[0].codec if encodings else "",
             temperature=self.config.distill.temperature,
+            encodings=encodings,
             knowledge_digest=bytes.fromhex(remembered["knowledge_digest"]),
             knowledge_counts=tuple(remembered["knowledge_counts"]),
-            array_bytes=self.publication.array_bytes | remembered["array_bytes"],
+            array_bytes=self.publication.array_bytes | remembered["array_bytes"] | _sizes(encodings),
         )
+
+
+def _sizes(encodings: tuple[Encoding, ...]) -> dict[str, int]:
+    return {encoding.digest.hex(): encoding.num_bytes for encoding in encodings}

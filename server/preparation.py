@@ -22,6 +22,8 @@ from server.events import LabelsPublished, Observer, PhaseAdvanced, TeacherReady
 from server.exchange import Exchange
 from server.label_figures import measure_entropy
 from server.labels import LabelStore
+from server.planner.codecs import AUTO
+from server.planner.planner import read_profiles
 from server.publication import publish_public, publish_samples
 from server.schemes import get_scheme
 from server.scoring import Truth, measure_accuracy
@@ -59,7 +61,9 @@ def check_names(config: Config) -> None:
     """
     scheme = get_scheme(config.federation.scheme)
     get_loss(config.distill.loss)
-    get_codec(config.exchange.codec)
+    if config.exchange.codec != AUTO:
+        get_codec(config.exchange.codec)
+    read_profiles(config)
     get_aggregator(config.federation.aggregator)
     if scheme.shares_architecture and "," in config.student.model:
         raise ConfigError(

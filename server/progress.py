@@ -26,6 +26,7 @@ from rich.text import Text
 
 from server.events import (
     Event,
+    NodePlanned,
     NodeReported,
     PhaseAdvanced,
     PhaseEnded,
@@ -103,6 +104,8 @@ def describe_event(event: Event) -> str | None:
                 f" {event.num_replied} of {event.num_sampled} replied, {event.num_dropped} dropped,"
                 f" {format_seconds(event.seconds)}"
             )
+        case NodePlanned() if event.is_news or event.is_change:
+            line = f"{event.node_id}{f' ({event.profile})' if event.profile else ''}: {describe_plan(event)}"
         case Warned():
             line = f"warning: {event.text}"
         case RunFinished():
@@ -110,6 +113,16 @@ def describe_event(event: Event) -> str | None:
         case _:
             return None
     return _printable(line)
+
+
+def describe_plan(event: NodePlanned) -> str:
+    """Puts what was decided for a node into words: student, codec, and why."""
+    parts = [
+        f"{name} ({reason})" if reason else name
+        for name, reason in ((event.plan, event.plan_reason), (event.codec, event.codec_reason))
+        if name
+    ]
+    return ("replanned, " if event.is_change else "") + ", ".join(parts)
 
 
 def _printable(text: str) -> str:
@@ -183,7 +196,7 @@ class _LiveDisplay:
             case NodeReported():
                 with self._lock:
                     self._nodes[event.node_id] = event
-            case TeacherReady() | RoundClosed() | ReplyDropped() | Warned():
+            case TeacherReady() | RoundClosed() | ReplyDropped() | NodePlanned() | Warned():
                 self._say(event)
 
     def _say(self, event: Event) -> None:

@@ -15,6 +15,17 @@ from server.labels import LabelStore
 
 
 @dataclass(frozen=True)
+class Encoding:
+    """One form of a label set on the wire."""
+
+    codec: str
+    digest: bytes
+    num_bytes: int
+    kl_nats: float
+    """KL(soft labels ‖ decoded ones), mean over samples, at the run's temperature."""
+
+
+@dataclass(frozen=True)
 class Publication:
     """Arrays in the label store that this run's tasks refer to.
 
@@ -36,7 +47,16 @@ class Publication:
     knowledge_digest: bytes = b""
     knowledge_counts: tuple[float, ...] = ()
     encoder_digest: bytes = b""
+    encodings: tuple[Encoding, ...] = ()
+    """All forms of the soft labels that nodes may get; `codec` and `labels_digest` are the usual one."""
     array_bytes: dict[str, int] = field(default_factory=dict)
+
+    def in_codec(self, codec: str) -> Publication:
+        """Chooses the form of the soft labels; one that there is not leaves the usual one."""
+        for encoding in self.encodings:
+            if encoding.codec == codec:
+                return replace(self, codec=codec, labels_digest=encoding.digest)
+        return self
 
     def source(self) -> fleet_pb2.LabelSource:
         """Packs what a node has to know to fetch."""

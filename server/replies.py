@@ -11,7 +11,8 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from google.protobuf.message import Message as ProtoMessage
 
-from common.wire import pack
+from common.wire import pack, unpack
+from protos.fedstill.v1 import fleet_pb2
 
 POLL_SECONDS = 0.05
 LOST = (ErrorCode.NODE_UNAVAILABLE, ErrorCode.CLIENT_APP_CRASHED, ErrorCode.REPLY_MESSAGE_UNAVAILABLE)
@@ -115,3 +116,37 @@ def explain_error(reply: Message) -> tuple[str, str]:
     reason = (reply.error.reason or "no reason given").strip()
     kind = "lost" if reply.error.code in LOST else "error"
     return kind, reason.splitlines()[-1]
+
+
+class UnusedReplyError(Exception):
+    """An answer that is not used; `kind` is the reason that is counted."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
+
+
+def read_answer(reply: Message, *, run_id: str, round_number: int, node_id: str) -> fleet_pb2.TaskResponse:
+    """Reads the answer to a round's task.
+
+    Args:
+        reply: What came.
+        run_id: The run.
+        round_number: The round.
+        node_id: The node that it came from.
+
+    Returns:
+        The answer.
+
+    Raises:
+        UnusedReplyError: An error, or the answer to another task or of another node.
+        ExchangeError: Something else than an answer.
+    """
+    if reply.has_error():
+        raise UnusedReplyError(*explain_error(reply))
+    response = unpack(reply.content, fleet_pb2.TaskResponse)
+    if response.round != round_number or response.run_id != run_id:
+        raise UnusedReplyError("late", f"answers round {response.round} of run {response.run_id}")
+    if response.node_id != node_id:
+        raise UnusedReplyError("refused", f"answers as {response.node_id}")
+    return response

@@ -24,7 +24,7 @@ from flwr.serverapp.strategy import Result, Strategy
 from common.config import Config
 from common.errors import ExchangeError, RunError
 from common.training import steps_per_epoch
-from common.wire import pack, unpack
+from common.wire import pack
 from protos.fedstill.v1 import fleet_pb2
 from server.checkpoints import FederationState, NodeState
 from server.events import (
@@ -37,9 +37,10 @@ from server.events import (
     Warned,
 )
 from server.fleet import Fleet
-from server.planner import plan_student, plan_training
+from server.planner import plan_training
+from server.planner.planner import Planner
 from server.publication import Publication
-from server.replies import collect, explain_error, push
+from server.replies import UnusedReplyError, collect, push, read_answer
 from server.reports import ReplyScore, account_traffic, announce_reply, score_reply
 from server.resting import record_failures, record_success
 from server.sampling import await_fleet, sample_nodes
@@ -86,6 +87,7 @@ class FedDistill(Strategy):
         self.state = state
         self.fleet = Fleet(run_id=state.run_id, on_drop=self._drop)
         self.num_steps = config.distill.num_epochs * steps_per_epoch(num_public, config.distill.batch_size)
+        self.planner = Planner(config, publication.spec, observe)
         self._observe = observe
         self._commit = commit
         self._receive: Receive | None = None
@@ -126,16 +128,16 @@ class FedDistill(Strategy):
     def _welcome(self, hello: fleet_pb2.HelloResponse) -> None:
         if not hello.num_train_samples:
             self._observe(Warned(f"{hello.node_id} has no data and is skipped"))
-        plan = plan_student(self.config, self.publication.spec, hello.node_id)
-        self.state.nodes.setdefault(
+        node = self.state.nodes.setdefault(
             hello.node_id,
             NodeState(
                 node_id=hello.node_id,
-                family=plan.model,
                 num_train_samples=hello.num_train_samples,
                 num_private_test=hello.num_test_samples,
             ),
         )
+        self.planner.welcome(hello, node)
+        node.family = node.family or self.planner.plan(node).model
         self._observe(PhaseAdvanced("nodes", len(self.fleet.flower_ids)))
 
     def summary(self) -> None:
@@ -174,18 +176,20 @@ class FedDistill(Strategy):
         ]
 
     def _task(self, node_id: str, round_number: int) -> fleet_pb2.TaskRequest:
+        node = self.state.nodes[node_id]
         return fleet_pb2.TaskRequest(
             run_id=self.state.run_id,
             round=round_number,
-            base_round=self.state.nodes[node_id].base_round,
-            shared_round=self.state.nodes[node_id].shared_round,
-            labels=self.publication.source(),
-            plan=plan_student(self.config, self.publication.spec, node_id),
+            base_round=node.base_round,
+            shared_round=node.shared_round,
+            labels=self.planner.publication_of(node, self.publication).source(),
+            plan=self.planner.plan(node),
             hyperparameters=plan_training(self.config, num_steps=self.num_steps),
             deadline_seconds=self.config.federation.deadline_seconds,
             seed=self.config.seed,
             input=self.publication.input(),
             wants_upload=self._wants_upload(round_number),
+            upload_codec=self.planner.upload_codec(node, self.publication),
         )
 
     def _wants_upload(self, round_number: int) -> bool:
@@ -204,31 +208,24 @@ class FedDistill(Strategy):
         for reply in sorted(replies, key=lambda reply: self.fleet.name(reply.metadata.src_node_id)):
             node_id = self.fleet.name(reply.metadata.src_node_id)
             try:
-                if reply.has_error():
-                    kind, text = explain_error(reply)
-                    raise _RefusedError(kind, text)
-                response = unpack(reply.content, fleet_pb2.TaskResponse)
-                self._check(response, node_id, server_round)
+                response = read_answer(
+                    reply, run_id=self.state.run_id, round_number=server_round, node_id=node_id
+                )
                 score = score_reply(response, self.truth, self._task(node_id, server_round))
                 if self._receive is not None and self._wants_upload(server_round):
                     score = replace(score, contribution=self._receive(response))
-            except (_RefusedError, ExchangeError) as error:
-                kind = error.kind if isinstance(error, _RefusedError) else "refused"
+            except (UnusedReplyError, ExchangeError) as error:
+                kind = error.kind if isinstance(error, UnusedReplyError) else "refused"
                 self._drop(ReplyDropped(server_round, node_id, kind, str(error)))
                 continue
-            account_traffic(self.state.nodes[node_id], score, self.publication)
+            node = self.state.nodes[node_id]
+            account_traffic(node, score, self.planner.publication_of(node, self.publication))
             self._scores.append(score)
             self._observe(announce_reply(score, self.state.nodes[score.node_id]))
         if not self._scores:
             return None, None
         accuracy = float(np.mean([score.figures["accuracy"] for score in self._scores]))
         return None, MetricRecord({"accuracy_mean": accuracy, "num_replied": len(self._scores)})
-
-    def _check(self, response: fleet_pb2.TaskResponse, node_id: str, round_number: int) -> None:
-        if response.round != round_number or response.run_id != self.state.run_id:
-            raise _RefusedError("late", f"answers round {response.round} of run {response.run_id}")
-        if response.node_id != node_id:
-            raise _RefusedError("refused", f"answers as {response.node_id}")
 
     def _drop(self, event: ReplyDropped) -> None:
         if event.reason == "late":
@@ -373,6 +370,8 @@ class FedDistill(Strategy):
             shared = {contribution.node_id for contribution in contributions}
             for node in self.state.nodes.values():
                 node.shared_round = round_number if node.node_id in shared else 0
+        for score in scores:
+            self.planner.review(self.state.nodes[score.node_id], self.publication)
         if self._commit is not None:
             self._commit(self.state, scores)
         self._observe(
@@ -386,11 +385,3 @@ class FedDistill(Strategy):
             return None
         mean = float(np.mean([score.figures["validation_accuracy"] for score in scores]))
         return self.truth.teacher_validation_accuracy - mean
-
-
-class _RefusedError(Exception):
-    """An answer that is not used; `kind` is the reason that is counted."""
-
-    def __init__(self, kind: str, text: str) -> None:
-        super().__init__(text)
-        self.kind = kind

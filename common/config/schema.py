@@ -141,6 +141,11 @@ class FederationConfig(Section):
     )
     num_nodes: int = Field(8, ge=1, le=100_000, description="nodes of the federation")
     num_rounds: int = Field(3, ge=1, le=10_000, description="upper limit of rounds")
+    profiles: str = Field(
+        "",
+        description="device profiles that simulated nodes take in turn, with commas: shipped names"
+        " (microcontroller, pi-zero, pi-4, jetson, phone, x86-gateway) or paths",
+    )
     partitioner: str = Field("dirichlet", description="name from the partitioner registry")
     alpha: float = Field(0.5, gt=0, description="dirichlet: concentration; small is skewed")
     min_samples_per_node: int = Field(8, ge=0, description="dirichlet: samples that every node gets at least")
@@ -196,7 +201,12 @@ class FederationConfig(Section):
 class ExchangeConfig(Section):
     """How labels and samples travel."""
 
-    codec: str = Field("lp8", description="name from the codec registry")
+    codec: str = Field(
+        "lp8", description="name from the codec registry; auto: by the classes and each node's link"
+    )
+    label_seconds: float = Field(
+        10.0, gt=0, le=86_400, description="codec auto: longest that a label set may take on a node's link"
+    )
     chunk_bytes: int = Field(
         1_048_576, ge=4096, le=3_145_728, description="decoded bytes per chunk, about; gRPC's limit is 4 MiB"
     )

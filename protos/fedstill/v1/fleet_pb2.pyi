@@ -17,7 +17,7 @@ class HelloRequest(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., version: _Optional[str] = ..., input: _Optional[_Union[InputSpec, _Mapping]] = ...) -> None: ...
 
 class HelloResponse(_message.Message):
-    __slots__ = ("node_id", "version", "num_train_samples", "num_validation_samples", "num_test_samples", "private_digest", "group", "num_partitions")
+    __slots__ = ("node_id", "version", "num_train_samples", "num_validation_samples", "num_test_samples", "private_digest", "group", "num_partitions", "profile")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     NUM_TRAIN_SAMPLES_FIELD_NUMBER: _ClassVar[int]
@@ -26,6 +26,7 @@ class HelloResponse(_message.Message):
     PRIVATE_DIGEST_FIELD_NUMBER: _ClassVar[int]
     GROUP_FIELD_NUMBER: _ClassVar[int]
     NUM_PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    PROFILE_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     version: str
     num_train_samples: int
@@ -34,7 +35,40 @@ class HelloResponse(_message.Message):
     private_digest: str
     group: str
     num_partitions: int
-    def __init__(self, node_id: _Optional[str] = ..., version: _Optional[str] = ..., num_train_samples: _Optional[int] = ..., num_validation_samples: _Optional[int] = ..., num_test_samples: _Optional[int] = ..., private_digest: _Optional[str] = ..., group: _Optional[str] = ..., num_partitions: _Optional[int] = ...) -> None: ...
+    profile: DeviceProfile
+    def __init__(self, node_id: _Optional[str] = ..., version: _Optional[str] = ..., num_train_samples: _Optional[int] = ..., num_validation_samples: _Optional[int] = ..., num_test_samples: _Optional[int] = ..., private_digest: _Optional[str] = ..., group: _Optional[str] = ..., num_partitions: _Optional[int] = ..., profile: _Optional[_Union[DeviceProfile, _Mapping]] = ...) -> None: ...
+
+class DeviceProfile(_message.Message):
+    __slots__ = ("name", "flash_bytes", "memory_bytes", "latency_budget_seconds", "runtimes", "arithmetic", "fp32_macs_per_second", "int8_macs_per_second", "step_seconds", "speed_source", "down_bytes_per_second", "up_bytes_per_second", "link_latency_seconds", "description")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    FLASH_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LATENCY_BUDGET_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    RUNTIMES_FIELD_NUMBER: _ClassVar[int]
+    ARITHMETIC_FIELD_NUMBER: _ClassVar[int]
+    FP32_MACS_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    INT8_MACS_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    STEP_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    SPEED_SOURCE_FIELD_NUMBER: _ClassVar[int]
+    DOWN_BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    UP_BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    LINK_LATENCY_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    flash_bytes: int
+    memory_bytes: int
+    latency_budget_seconds: float
+    runtimes: _containers.RepeatedScalarFieldContainer[str]
+    arithmetic: _containers.RepeatedScalarFieldContainer[str]
+    fp32_macs_per_second: float
+    int8_macs_per_second: float
+    step_seconds: float
+    speed_source: str
+    down_bytes_per_second: float
+    up_bytes_per_second: float
+    link_latency_seconds: float
+    description: str
+    def __init__(self, name: _Optional[str] = ..., flash_bytes: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., latency_budget_seconds: _Optional[float] = ..., runtimes: _Optional[_Iterable[str]] = ..., arithmetic: _Optional[_Iterable[str]] = ..., fp32_macs_per_second: _Optional[float] = ..., int8_macs_per_second: _Optional[float] = ..., step_seconds: _Optional[float] = ..., speed_source: _Optional[str] = ..., down_bytes_per_second: _Optional[float] = ..., up_bytes_per_second: _Optional[float] = ..., link_latency_seconds: _Optional[float] = ..., description: _Optional[str] = ...) -> None: ...
 
 class StudentPlan(_message.Message):
     __slots__ = ("model", "width", "bits", "num_calibration")
@@ -121,7 +155,7 @@ class Hyperparameters(_message.Message):
     def __init__(self, scheme: _Optional[str] = ..., loss: _Optional[str] = ..., temperature: _Optional[float] = ..., distill_lambda: _Optional[float] = ..., num_steps: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., proximal_mu: _Optional[float] = ...) -> None: ...
 
 class TaskRequest(_message.Message):
-    __slots__ = ("run_id", "round", "base_round", "labels", "plan", "hyperparameters", "deadline_seconds", "seed", "input", "wants_upload", "shared_round")
+    __slots__ = ("run_id", "round", "base_round", "labels", "plan", "hyperparameters", "deadline_seconds", "seed", "input", "wants_upload", "shared_round", "upload_codec")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     BASE_ROUND_FIELD_NUMBER: _ClassVar[int]
@@ -133,6 +167,7 @@ class TaskRequest(_message.Message):
     INPUT_FIELD_NUMBER: _ClassVar[int]
     WANTS_UPLOAD_FIELD_NUMBER: _ClassVar[int]
     SHARED_ROUND_FIELD_NUMBER: _ClassVar[int]
+    UPLOAD_CODEC_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     round: int
     base_round: int
@@ -144,7 +179,8 @@ class TaskRequest(_message.Message):
     input: InputSpec
     wants_upload: bool
     shared_round: int
-    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., base_round: _Optional[int] = ..., labels: _Optional[_Union[LabelSource, _Mapping]] = ..., plan: _Optional[_Union[StudentPlan, _Mapping]] = ..., hyperparameters: _Optional[_Union[Hyperparameters, _Mapping]] = ..., deadline_seconds: _Optional[float] = ..., seed: _Optional[int] = ..., input: _Optional[_Union[InputSpec, _Mapping]] = ..., wants_upload: _Optional[bool] = ..., shared_round: _Optional[int] = ...) -> None: ...
+    upload_codec: str
+    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., base_round: _Optional[int] = ..., labels: _Optional[_Union[LabelSource, _Mapping]] = ..., plan: _Optional[_Union[StudentPlan, _Mapping]] = ..., hyperparameters: _Optional[_Union[Hyperparameters, _Mapping]] = ..., deadline_seconds: _Optional[float] = ..., seed: _Optional[int] = ..., input: _Optional[_Union[InputSpec, _Mapping]] = ..., wants_upload: _Optional[bool] = ..., shared_round: _Optional[int] = ..., upload_codec: _Optional[str] = ...) -> None: ...
 
 class Predictions(_message.Message):
     __slots__ = ("classes", "confidences")
