@@ -14,13 +14,14 @@ from torch.nn import functional
 from clients.private import LabelledSamples
 from common.losses import DistillLoss
 from common.training import Batch, Optimisation, fit, shuffled_batches
+from common.views import Views
 
 
 @dataclass(frozen=True)
 class SoftLabels:
-    """The public samples (S, *sample_shape) with their teacher's logits (S, C)."""
+    """The public samples (S, *sample_shape), or their views, with their teacher's logits (S, C)."""
 
-    x_S: np.ndarray
+    x_S: np.ndarray | Views
     logits_SC: np.ndarray
 
 

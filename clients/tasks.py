@@ -34,7 +34,8 @@ from common.training import (
     digest_weights,
     save_weights,
 )
-from common.wire import input_from_proto, predictions_to_proto
+from common.views import Views, open_views
+from common.wire import input_from_proto, predictions_to_proto, views_from_proto
 from protos.fedstill.v1 import fleet_pb2
 
 
@@ -131,14 +132,17 @@ def run_task(node: NodeContext, task: fleet_pb2.TaskRequest) -> fleet_pb2.TaskRe
 
     with watch.phase("fetch"):
         public = fetcher.fetch_public() if task.labels.public_digest else None
-        labels = _fetch_labels(fetcher, task.labels, public)
+        rows = (
+            None if public is None else open_views(public, views_from_proto(task.labels.views), design.spec)
+        )
+        labels = _fetch_labels(fetcher, task.labels, rows)
         shared = _fetch_shared(fetcher, task.labels)
         evaluation = fetcher.fetch(task.labels.evaluation_digest)
         validation = fetcher.fetch(task.labels.validation_digest)
     initial = build_student(design, seed=_weights_seed(task, node_id))
     found = node.store.load_student(initial, base_round=task.base_round)
     with watch.phase("train"):
-        outcome = _learn(node, task, initial, public, labels, shared, give_up)
+        outcome = _learn(node, task, initial, rows, labels, shared, give_up)
     student = outcome.student
     with watch.phase("export"):
         calibration = node.private.train.x_S if public is None else public
@@ -226,23 +230,23 @@ def _fetch_shared(fetcher: _Fetcher, source: fleet_pb2.LabelSource) -> Rows | No
 
 
 def _fetch_labels(
-    fetcher: _Fetcher, source: fleet_pb2.LabelSource, public: np.ndarray | None
+    fetcher: _Fetcher, source: fleet_pb2.LabelSource, rows: np.ndarray | Views | None
 ) -> SoftLabels | None:
-    if not source.label_set_id or public is None:
+    if not source.label_set_id or rows is None:
         return None
     logits = fetcher.fetch(source.labels_digest)
-    if len(public) != len(logits):
+    if len(rows) != len(logits):
         raise ExchangeError(
-            f"expected a soft label for each of {len(public)} public samples, got {len(logits)}"
+            f"expected a soft label for each of {len(rows)} public samples, got {len(logits)}"
         )
-    return SoftLabels(public, logits)
+    return SoftLabels(rows, logits)
 
 
 def _learn(
     node: NodeContext,
     task: fleet_pb2.TaskRequest,
     student: nn.Module,
-    public: np.ndarray | None,
+    public: np.ndarray | Views | None,
     labels: SoftLabels | None,
     shared: Rows | None,
     give_up: Callable[[int], bool],

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from common.errors import ConfigError
+from common.views import Views
 
 
 def find_head(model: nn.Module) -> nn.Linear:
@@ -42,7 +43,7 @@ def forward_with_features(model: nn.Module, x: torch.Tensor) -> tuple[torch.Tens
     return logits, caught[-1]
 
 
-def compute_features(model: nn.Module, x_S: np.ndarray, *, batch_size: int = 256) -> np.ndarray:
+def compute_features(model: nn.Module, x_S: np.ndarray | Views, *, batch_size: int = 256) -> np.ndarray:
     """Computes penultimate features (S, D), float32, of raw samples."""
     model.eval()
     with torch.no_grad():

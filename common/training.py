@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from common.errors import CheckpointError, DataError
+from common.views import Views
 
 Batch = tuple[torch.Tensor, ...]
 
@@ -129,12 +130,12 @@ def fit(
     return tuple(torch.stack(tail).mean(dim=0).tolist())
 
 
-def predict_logits(model: nn.Module, x_S: np.ndarray, *, batch_size: int = 256) -> np.ndarray:
+def predict_logits(model: nn.Module, x_S: np.ndarray | Views, *, batch_size: int = 256) -> np.ndarray:
     """Runs a model over raw samples.
 
     Args:
         model: A model of the registry; its mode is left as it is.
-        x_S: Raw samples (S, *sample_shape); may be a memory map.
+        x_S: Raw samples (S, *sample_shape), or views; may be a memory map.
         batch_size: Samples per forward pass.
 
     Returns:

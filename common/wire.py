@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError, Message
 from common.devices import DeviceProfile, Link, Speed
 from common.errors import ExchangeError
 from common.models import InputSpec
+from common.views import ViewPlan
 from protos.fedstill.v1 import fleet_pb2
 
 RECORD = "fedstill"
@@ -93,6 +94,26 @@ def input_from_proto(message: fleet_pb2.InputSpec) -> InputSpec:
         std=tuple(message.std),
         num_ids=message.num_ids,
     )
+
+
+def views_to_proto(plan: ViewPlan) -> fleet_pb2.ViewPlan | None:
+    """Packs a plan of views; None where the samples alone are labelled."""
+    if plan.num_views == 1:
+        return None
+    return fleet_pb2.ViewPlan(
+        seed=plan.seed,
+        num_views=plan.num_views,
+        mixup_ratio=plan.mixup_ratio,
+        flips=plan.flips,
+        recipe=plan.recipe,
+    )
+
+
+def views_from_proto(message: fleet_pb2.ViewPlan) -> ViewPlan:
+    """Unpacks a plan of views; an empty message is the plan of the samples alone."""
+    if not message.num_views:
+        return ViewPlan()
+    return ViewPlan(message.seed, message.num_views, message.mixup_ratio, message.flips, message.recipe)
 
 
 def predictions_to_proto(probabilities_SC: np.ndarray) -> fleet_pb2.Predictions:

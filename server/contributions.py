@@ -43,7 +43,7 @@ def receive_contribution(
     num_classes = exchange.dataset.num_classes
     values = np.asarray(sent.array, np.float32)
     if scheme.rows == "public":
-        num_samples = len(exchange.splits.public)
+        num_samples = len(exchange.splits.public) * exchange.publication.views.num_views
         values = _spread(values, sent.covered_S, num_samples)
         known = np.isfinite(values).all(axis=1)
         check_upload(values[known], num_samples=int(known.sum()), num_classes=num_classes)

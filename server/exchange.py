@@ -10,7 +10,8 @@ import numpy as np
 from common.config import Config
 from common.datasets import Dataset, Splits
 from common.models import InputSpec
-from server.labels import LabelStore
+from common.views import Views, open_views
+from server.labels import LabelSet, LabelStore
 from server.planner.codecs import encode_labels
 from server.publication import Encoding, Publication
 from server.teacher import Teacher
@@ -31,18 +32,34 @@ class Exchange:
     notes: dict[str, Any] = field(default_factory=dict)
     """Figures of the last conclusion, for `rounds.jsonl`."""
 
+    @property
+    def public_rows(self) -> np.ndarray | Views:
+        """What soft labels belong to, row by row: the public samples, or all their views."""
+        samples_S = self.dataset.x_train[self.splits.public]
+        return open_views(samples_S, self.publication.views, self.spec)
+
+    def find_labels(self, *, origin: str) -> LabelSet | None:
+        """Finds the soft labels of the public rows that a teacher gave before."""
+        return self.store.find_labels(
+            teacher_digest=origin,
+            public_digest=self.publication.public_digest.hex(),
+            augmentation_seed=self.publication.views.index_key,
+        )
+
     def publish_labels(self, logits_SC: np.ndarray, *, origin: str) -> None:
-        """Publishes soft labels of the public set for the next round.
+        """Publishes soft labels of the public rows for the next round.
 
         Args:
-            logits_SC: Logits (S, C), float32, in the order of the public set.
+            logits_SC: Logits (S, C), float32, in the order of `public_rows`.
             origin: Digest of the teacher or the ensemble that they come from, hexadecimal.
         """
-        public_digest = self.publication.public_digest
+        views = self.publication.views
         labels = self.store.publish_labels(
             logits_SC,
             teacher_digest=origin,
-            public_digest=public_digest.hex(),
+            public_digest=self.publication.public_digest.hex(),
+            augmentation_seed=views.index_key,
+            augmentation=views.describe(),
             chunk_bytes=self.config.exchange.chunk_bytes,
         )
         encodings = encode_labels(self.store, labels.id, self.config)

@@ -169,11 +169,10 @@ def _open_teacher(run: Run, exchange: Exchange) -> Teacher:
 def _publish_soft_labels(run: Run, exchange: Exchange) -> None:
     teacher = exchange.teacher
     assert teacher is not None
-    public_S = exchange.dataset.x_train[exchange.splits.public]
+    public_S = exchange.public_rows
     origin = digest_weights(teacher.model)
-    public_digest = exchange.publication.public_digest.hex()
     with timed_phase(run.observe, "labels", len(public_S)):
-        known = exchange.store.find_labels(teacher_digest=origin, public_digest=public_digest)
+        known = exchange.find_labels(origin=origin)
         if known is not None:
             logits = exchange.store.logits(known.id)
         else:

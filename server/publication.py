@@ -9,7 +9,9 @@ import numpy as np
 from common.config import Config
 from common.encoders import Encoder
 from common.models import InputSpec
-from common.wire import input_to_proto
+from common.seeding import stream_seed
+from common.views import ViewPlan
+from common.wire import input_to_proto, views_to_proto
 from protos.fedstill.v1 import fleet_pb2
 from server.labels import LabelStore
 
@@ -49,6 +51,7 @@ class Publication:
     encoder_digest: bytes = b""
     encodings: tuple[Encoding, ...] = ()
     """All forms of the soft labels that nodes may get; `codec` and `labels_digest` are the usual one."""
+    views: ViewPlan = field(default_factory=ViewPlan)
     array_bytes: dict[str, int] = field(default_factory=dict)
 
     def in_codec(self, codec: str) -> Publication:
@@ -72,6 +75,7 @@ class Publication:
             encoder_digest=self.encoder_digest,
             knowledge_digest=self.knowledge_digest,
             knowledge_counts=self.knowledge_counts,
+            views=views_to_proto(self.views),
         )
 
     def input(self) -> fleet_pb2.InputSpec:
@@ -144,5 +148,21 @@ def publish_public(
     is_local = config.exchange.public_samples == "local"
     size = 0 if is_local else store.array(digest).num_bytes
     return replace(
-        publication, public_digest=digest, array_bytes=publication.array_bytes | {digest.hex(): size}
+        publication,
+        public_digest=digest,
+        views=plan_views(config),
+        array_bytes=publication.array_bytes | {digest.hex(): size},
+    )
+
+
+def plan_views(config: Config) -> ViewPlan:
+    """Plans which views of the public samples are labelled; the seed is the run's own."""
+    distill = config.distill
+    if distill.num_views == 1:
+        return ViewPlan()
+    return ViewPlan(
+        seed=stream_seed(config.seed, "public-views"),
+        num_views=distill.num_views,
+        mixup_ratio=distill.mixup_ratio,
+        flips=distill.flip_views,
     )

@@ -32,6 +32,7 @@ from common.training import (
     shuffled_batches,
     steps_per_epoch,
 )
+from common.views import Views, changes
 
 LOGIT_TOLERANCE = 1e-3
 
@@ -173,7 +174,7 @@ def _train(
 def _augmentation_reach(dataset: Dataset) -> int:
     if dataset.task != "image" or not dataset.layout.startswith("HW"):
         return 0
-    return max(1, min(dataset.sample_shape[:2]) // 14)
+    return changes.shift_reach(*dataset.sample_shape[:2])
 
 
 def shift_images(x_S: np.ndarray, rng: np.random.Generator, *, reach: int) -> np.ndarray:
@@ -187,14 +188,8 @@ def shift_images(x_S: np.ndarray, rng: np.random.Generator, *, reach: int) -> np
     Returns:
         Shifted copies of the same shape and type.
     """
-    height, width = x_S.shape[1:3]
-    margin = ((0, 0), (reach, reach), (reach, reach)) + ((0, 0),) * (x_S.ndim - 3)
-    padded = np.pad(x_S, margin, mode="edge")
-    down, right = rng.integers(0, 2 * reach + 1, size=(2, len(x_S)))
-    rows = down[:, None] + np.arange(height)
-    columns = right[:, None] + np.arange(width)
-    shifted: np.ndarray = padded[np.arange(len(x_S))[:, None, None], rows[:, :, None], columns[:, None, :]]
-    return shifted
+    up, left = rng.integers(0, 2 * reach + 1, size=(2, len(x_S))) - reach
+    return changes.shift_images(x_S, up, left)
 
 
 def measure_teacher_latency(teacher: nn.Module, spec: InputSpec, x_S: np.ndarray) -> float | None:
@@ -209,7 +204,7 @@ def measure_teacher_latency(teacher: nn.Module, spec: InputSpec, x_S: np.ndarray
 def label_samples(
     teacher: nn.Module,
     spec: InputSpec,
-    x_S: np.ndarray,
+    x_S: np.ndarray | Views,
     *,
     num_threads: int,
     batch_size: int = 256,
@@ -223,7 +218,7 @@ def label_samples(
     Args:
         teacher: The teacher, in evaluation mode.
         spec: What samples look like.
-        x_S: Raw samples (S, *sample_shape); may be a memory map.
+        x_S: Raw samples (S, *sample_shape); may be a memory map, or views.
         num_threads: Threads of either runtime.
         batch_size: Samples per call.
         on_batch: Called with the number of samples done.

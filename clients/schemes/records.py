@@ -11,6 +11,7 @@ from torch import nn
 from clients.distil import Distillation, SoftLabels
 from clients.private import LabelledSamples
 from common.training import Optimisation
+from common.views import Views
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class Lesson:
     train: LabelledSamples
     validation: LabelledSamples
     num_classes: int
-    public_S: np.ndarray | None
-    """Public samples, in the schemes that have them."""
+    public_S: np.ndarray | Views | None
+    """Public samples or all their views, in the schemes that have them."""
     labels: SoftLabels | None
     """The same with soft labels, once there are some."""
     shared: Rows | None

@@ -112,6 +112,19 @@ class DistillConfig(Section):
         description="weight of the distillation loss; the rest weighs private labels",
     )
     mode: Literal["fixed"] = Field("fixed", description="how temperature and lambda are set")
+    num_views: int = Field(
+        1,
+        ge=1,
+        le=256,
+        description="views of each public sample that are labelled: itself, and changed copies which students"
+        " make again from a stored seed; a round's steps stay those of one view",
+    )
+    mixup_ratio: Unit = Field(
+        0.0, description="share of the changed copies that are mixed with another public sample"
+    )
+    flip_views: bool = Field(
+        False, description="changed copies of images may be mirrored; not where left and right matter"
+    )
     num_epochs: int = Field(20, ge=1, le=10_000, description="passes over the public set in each round")
     batch_size: int = Field(32, ge=1, description="public samples per step; private ones come beside them")
     learning_rate: float = Field(

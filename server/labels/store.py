@@ -16,7 +16,7 @@ import re
 import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,7 @@ class LabelSet:
         teacher_digest: Digest of the teacher or ensemble that made it.
         public_digest: Digest of the public set that it labels.
         chunk_bytes: Decoded bytes per chunk of its encodings, about.
+        augmentation: What it takes to make its samples from the public set; None: they are that set.
     """
 
     id: str
@@ -68,6 +69,7 @@ class LabelSet:
     teacher_digest: str
     public_digest: str
     chunk_bytes: int
+    augmentation: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ class LabelStore:
         teacher_digest: str,
         public_digest: str,
         augmentation_seed: int = 0,
+        augmentation: Mapping[str, Any] | None = None,
         chunk_bytes: int = _CANONICAL_CHUNK_BYTES,
     ) -> LabelSet:
         """Publishes the teacher's logits on the public set, or finds those published before.
@@ -111,7 +114,8 @@ class LabelStore:
             logits_SC: Logits (S, C), float32, finite; a memory map is read chunk by chunk.
             teacher_digest: Digest of the teacher or ensemble.
             public_digest: Digest of the public set.
-            augmentation_seed: Seed of the augmentation under which they were made.
+            augmentation_seed: Seed of the augmentation under which they were made, for the index.
+            augmentation: All that it takes to make the same samples again, kept with the set.
             chunk_bytes: Decoded bytes per chunk of the encodings, about.
 
         Returns:
@@ -124,8 +128,7 @@ class LabelStore:
         if (
             logits_SC.ndim != 2
             or logits_SC.dtype != np.float32
-            or logits_SC.shape[0] < 1
-            or logits_SC.shape[1] < 2
+            or not (np.array(logits_SC.shape) >= (1, 2)).all()
         ):
             raise DataError(
                 "label set: expected float32 logits of shape (samples, classes) with at least one sample and"
@@ -143,6 +146,7 @@ class LabelStore:
                 "num_classes": logits_SC.shape[1],
                 "chunks": _write_logits(staged / "logits.npy", logits_SC),
                 **origin,
+                **({"augmentation": dict(augmentation)} if augmentation else {}),
             }
             set_id = _identify(identity)
             (staged / "label_set.json").write_text(
@@ -176,6 +180,7 @@ class LabelStore:
             teacher_digest=identity["teacher_digest"],
             public_digest=identity["public_digest"],
             chunk_bytes=record["chunk_bytes"],
+            augmentation=identity.get("augmentation"),
         )
 
     def logits(self, label_set_id: str) -> Logits:

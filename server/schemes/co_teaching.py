@@ -67,7 +67,7 @@ def refine_teacher(exchange: Exchange, contributions: list[Contribution]) -> Non
 def _refine(exchange: Exchange, model: nn.Module, ensemble_SC: np.ndarray) -> float:
     config = exchange.config
     rng = stream(config.seed, "co-teaching-batches", round_number=exchange.round)
-    public_S = exchange.dataset.x_train[exchange.splits.public]
+    public_S = exchange.public_rows
     server = exchange.splits.server_train
     targets = torch.from_numpy(ensemble_SC)
     loss_fn = get_loss(config.distill.loss)
@@ -99,7 +99,7 @@ def _refine(exchange: Exchange, model: nn.Module, ensemble_SC: np.ndarray) -> fl
             batches(),  # type: ignore[arg-type]
             loss_terms,
             loss_weights=(0.5, 0.5),
-            num_steps=REFINE_EPOCHS * steps_per_epoch(len(public_S), batch_size),
+            num_steps=REFINE_EPOCHS * steps_per_epoch(len(exchange.splits.public), batch_size),
             optimisation=Optimisation(
                 REFINE_RATE * config.teacher.learning_rate, config.teacher.weight_decay
             ),
@@ -118,7 +118,7 @@ def _relabel(exchange: Exchange, teacher: Teacher) -> None:
     logits_SC = label_samples(
         teacher.model,
         exchange.spec,
-        exchange.dataset.x_train[exchange.splits.public],
+        exchange.public_rows,
         num_threads=exchange.config.teacher.num_threads,
     )
     exchange.publish_labels(logits_SC, origin=digest_weights(teacher.model))

@@ -107,7 +107,7 @@ class InputSpec(_message.Message):
     def __init__(self, task: _Optional[str] = ..., sample_shape: _Optional[_Iterable[int]] = ..., dtype: _Optional[str] = ..., layout: _Optional[str] = ..., scale: _Optional[float] = ..., mean: _Optional[_Iterable[float]] = ..., std: _Optional[_Iterable[float]] = ..., class_names: _Optional[_Iterable[str]] = ..., feature_names: _Optional[_Iterable[str]] = ..., num_ids: _Optional[int] = ...) -> None: ...
 
 class LabelSource(_message.Message):
-    __slots__ = ("address", "label_set_id", "codec", "temperature", "labels_digest", "public_digest", "evaluation_digest", "validation_digest", "encoder_digest", "knowledge_digest", "knowledge_counts")
+    __slots__ = ("address", "label_set_id", "codec", "temperature", "labels_digest", "public_digest", "evaluation_digest", "validation_digest", "encoder_digest", "knowledge_digest", "knowledge_counts", "views")
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     LABEL_SET_ID_FIELD_NUMBER: _ClassVar[int]
     CODEC_FIELD_NUMBER: _ClassVar[int]
@@ -119,6 +119,7 @@ class LabelSource(_message.Message):
     ENCODER_DIGEST_FIELD_NUMBER: _ClassVar[int]
     KNOWLEDGE_DIGEST_FIELD_NUMBER: _ClassVar[int]
     KNOWLEDGE_COUNTS_FIELD_NUMBER: _ClassVar[int]
+    VIEWS_FIELD_NUMBER: _ClassVar[int]
     address: str
     label_set_id: str
     codec: str
@@ -130,7 +131,22 @@ class LabelSource(_message.Message):
     encoder_digest: bytes
     knowledge_digest: bytes
     knowledge_counts: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, address: _Optional[str] = ..., label_set_id: _Optional[str] = ..., codec: _Optional[str] = ..., temperature: _Optional[float] = ..., labels_digest: _Optional[bytes] = ..., public_digest: _Optional[bytes] = ..., evaluation_digest: _Optional[bytes] = ..., validation_digest: _Optional[bytes] = ..., encoder_digest: _Optional[bytes] = ..., knowledge_digest: _Optional[bytes] = ..., knowledge_counts: _Optional[_Iterable[float]] = ...) -> None: ...
+    views: ViewPlan
+    def __init__(self, address: _Optional[str] = ..., label_set_id: _Optional[str] = ..., codec: _Optional[str] = ..., temperature: _Optional[float] = ..., labels_digest: _Optional[bytes] = ..., public_digest: _Optional[bytes] = ..., evaluation_digest: _Optional[bytes] = ..., validation_digest: _Optional[bytes] = ..., encoder_digest: _Optional[bytes] = ..., knowledge_digest: _Optional[bytes] = ..., knowledge_counts: _Optional[_Iterable[float]] = ..., views: _Optional[_Union[ViewPlan, _Mapping]] = ...) -> None: ...
+
+class ViewPlan(_message.Message):
+    __slots__ = ("seed", "num_views", "mixup_ratio", "flips", "recipe")
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    NUM_VIEWS_FIELD_NUMBER: _ClassVar[int]
+    MIXUP_RATIO_FIELD_NUMBER: _ClassVar[int]
+    FLIPS_FIELD_NUMBER: _ClassVar[int]
+    RECIPE_FIELD_NUMBER: _ClassVar[int]
+    seed: int
+    num_views: int
+    mixup_ratio: float
+    flips: bool
+    recipe: int
+    def __init__(self, seed: _Optional[int] = ..., num_views: _Optional[int] = ..., mixup_ratio: _Optional[float] = ..., flips: _Optional[bool] = ..., recipe: _Optional[int] = ...) -> None: ...
 
 class Hyperparameters(_message.Message):
     __slots__ = ("scheme", "loss", "temperature", "distill_lambda", "num_steps", "batch_size", "learning_rate", "weight_decay", "proximal_mu")
