@@ -8,11 +8,12 @@ from pathlib import Path
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from clients.fetching import NodeContext
 from clients.labels import LabelCache
 from clients.node_config import PROFILE
 from clients.node_store import NodeStore
 from clients.private import digest_private, load_private, name_node
-from clients.tasks import NodeContext, close_run, run_task, train_control
+from clients.tasks import close_run, run_task, train_control
 from common.config import from_run_config
 from common.devices import load_profile
 from common.errors import RunError

@@ -7,22 +7,21 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from torch import nn
 
 from clients.artefact import MODEL_FILE, list_artefact_files, read_artefact, write_artefact
 from clients.distil import Distillation, SoftLabels, train_alone
-from clients.labels import FetchedArray, LabelCache, upload_array, upload_artefact
-from clients.node_store import NodeStore, read_rows, write_rows
-from clients.private import LabelledSamples, PrivateData, check_private, encode_private, load_public_samples
+from clients.fetching import Fetcher, NodeContext, fetch_labels, fetch_shared
+from clients.labels import upload_array, upload_artefact
+from clients.node_store import read_rows, write_rows
+from clients.private import LabelledSamples, check_private, encode_private
 from clients.schemes import Lesson, Outcome, Rows, get_learner
 from clients.students import ExportedStudent, StudentDesign, build_student, describe_student, export_student
-from common.arrays import digest_array
-from common.config import Config
-from common.encoders import Encoder, encoder_from_json
-from common.errors import DigestError, ExchangeError
+from common.encoders import Encoder
+from common.errors import ExchangeError
 from common.losses import get_loss
 from common.runtime import measure_latency, open_session, predict_probabilities
 from common.seeding import stream, stream_seed
@@ -37,50 +36,6 @@ from common.training import (
 from common.views import Views, open_views
 from common.wire import input_from_proto, predictions_to_proto, views_from_proto
 from protos.fedstill.v1 import fleet_pb2
-
-
-@dataclass(frozen=True)
-class NodeContext:
-    """What a task is carried out with."""
-
-    config: Config
-    private: PrivateData
-    cache: LabelCache
-    store: NodeStore
-
-
-class _Fetcher:
-    """Fetches arrays and adds up what crossed the wire."""
-
-    def __init__(self, node: NodeContext, source: fleet_pb2.LabelSource) -> None:
-        self._node = node
-        self._source = source
-        self.wire_bytes = 0
-
-    def fetch(self, digest: bytes) -> np.ndarray:
-        fetched: FetchedArray = self._node.cache.fetch_array(
-            self._source.address, digest, timeout_seconds=self._node.config.exchange.timeout_seconds
-        )
-        self.wire_bytes += fetched.wire_bytes
-        return fetched.array
-
-    def fetch_encoder(self) -> Encoder | None:
-        digest = self._source.encoder_digest
-        if not digest:
-            return None
-        return encoder_from_json(self.fetch(digest).tobytes(), origin=f"array {digest.hex()}")
-
-    def fetch_public(self) -> np.ndarray:
-        exchange = self._node.config.exchange
-        if exchange.public_samples == "stream":
-            return self.fetch(self._source.public_digest)
-        samples = load_public_samples(self._node.config, self.fetch_encoder())
-        if digest_array(samples, chunk_bytes=exchange.chunk_bytes) != self._source.public_digest:
-            raise DigestError(
-                f"{self._node.private.node_id}: the local public samples are not those that the teacher"
-                " labelled; set exchange.public_samples=stream or bring the same data"
-            )
-        return samples
 
 
 class _Stopwatch:
@@ -124,7 +79,7 @@ def run_task(node: NodeContext, task: fleet_pb2.TaskRequest) -> fleet_pb2.TaskRe
     """
     give_up = _deadline(task.deadline_seconds)
     design = design_student(task.plan, task.input)
-    watch, fetcher = _Stopwatch(), _Fetcher(node, task.labels)
+    watch, fetcher = _Stopwatch(), Fetcher(node, task.labels)
     encoder = fetcher.fetch_encoder()
     node = _encoded(node, encoder)
     check_private(node.private, design.spec, num_classes=len(design.class_names))
@@ -135,8 +90,8 @@ def run_task(node: NodeContext, task: fleet_pb2.TaskRequest) -> fleet_pb2.TaskRe
         rows = (
             None if public is None else open_views(public, views_from_proto(task.labels.views), design.spec)
         )
-        labels = _fetch_labels(fetcher, task.labels, rows)
-        shared = _fetch_shared(fetcher, task.labels)
+        labels = fetch_labels(fetcher, task.labels, rows)
+        shared = fetch_shared(fetcher, task.labels)
         evaluation = fetcher.fetch(task.labels.evaluation_digest)
         validation = fetcher.fetch(task.labels.validation_digest)
     initial = build_student(design, seed=_weights_seed(task, node_id))
@@ -217,29 +172,6 @@ def _send(
     reply.upload_digest, reply.upload_bytes = sent.digest, sent.num_bytes
     if not answers_labels:
         reply.upload_counts.extend(upload.counts_R.tolist())
-
-
-def _fetch_shared(fetcher: _Fetcher, source: fleet_pb2.LabelSource) -> Rows | None:
-    if not source.knowledge_digest:
-        return None
-    values = fetcher.fetch(source.knowledge_digest)
-    counts = np.array(source.knowledge_counts, np.int64)
-    if len(counts) != len(values):
-        raise ExchangeError(f"expected a count for each of {len(values)} shared rows, got {len(counts)}")
-    return Rows(np.array(values, np.float32), counts)
-
-
-def _fetch_labels(
-    fetcher: _Fetcher, source: fleet_pb2.LabelSource, rows: np.ndarray | Views | None
-) -> SoftLabels | None:
-    if not source.label_set_id or rows is None:
-        return None
-    logits = fetcher.fetch(source.labels_digest)
-    if len(rows) != len(logits):
-        raise ExchangeError(
-            f"expected a soft label for each of {len(rows)} public samples, got {len(logits)}"
-        )
-    return SoftLabels(rows, logits)
 
 
 def _learn(
@@ -327,7 +259,7 @@ def train_control(node: NodeContext, request: fleet_pb2.ControlRequest) -> fleet
     Raises:
         ExchangeError: The evaluation set could not be fetched.
     """
-    fetcher = _Fetcher(node, request.labels)
+    fetcher = Fetcher(node, request.labels)
     node = _encoded(node, fetcher.fetch_encoder())
     evaluation = fetcher.fetch(request.labels.evaluation_digest)
     design = design_student(request.plan, request.input)
@@ -370,7 +302,7 @@ def close_run(node: NodeContext, request: fleet_pb2.ClosingRequest) -> fleet_pb2
         ExchangeError: The evaluation set could not be fetched or the files not sent.
         ArtefactError: The artefact is gone from the node store.
     """
-    evaluation = _Fetcher(node, request.labels).fetch(request.labels.evaluation_digest)
+    evaluation = Fetcher(node, request.labels).fetch(request.labels.evaluation_digest)
     folder = node.store.artefact_dir(request.base_round)
     artefact = read_artefact(folder)
     latency = measure_latency(artefact.session, evaluation)

@@ -8,15 +8,12 @@ arrays/<digest>/ what is sent: see `server.labels.shards`
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import re
-import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,17 +31,22 @@ from common.arrays import (
 )
 from common.codecs import Logits, get_codec
 from common.errors import ConfigError, DataError, DigestError, NotPublishedError
+from server.labels.canonical import (
+    CANONICAL_CHUNK_BYTES,
+    canonical,
+    canonical_chunks,
+    identify,
+    write_first,
+    write_logits,
+)
 from server.labels.shards import (
     StoredArray,
     open_array,
     settle_folder,
     staged_folder,
-    sync_folder,
     write_array,
 )
 
-# Fixed, so that a label set's id does not depend on how it is sent.
-_CANONICAL_CHUNK_BYTES = 1_048_576
 _MAX_OPEN_ARRAYS = 64
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -106,7 +108,7 @@ class LabelStore:
         public_digest: str,
         augmentation_seed: int = 0,
         augmentation: Mapping[str, Any] | None = None,
-        chunk_bytes: int = _CANONICAL_CHUNK_BYTES,
+        chunk_bytes: int = CANONICAL_CHUNK_BYTES,
     ) -> LabelSet:
         """Publishes the teacher's logits on the public set, or finds those published before.
 
@@ -144,13 +146,13 @@ class LabelStore:
                 "kind": "fedstill label set 1",
                 "num_samples": logits_SC.shape[0],
                 "num_classes": logits_SC.shape[1],
-                "chunks": _write_logits(staged / "logits.npy", logits_SC),
+                "chunks": write_logits(staged / "logits.npy", logits_SC),
                 **origin,
                 **({"augmentation": dict(augmentation)} if augmentation else {}),
             }
-            set_id = _identify(identity)
+            set_id = identify(identity)
             (staged / "label_set.json").write_text(
-                _canonical({"identity": identity, "chunk_bytes": chunk_bytes})
+                canonical({"identity": identity, "chunk_bytes": chunk_bytes})
             )
             settle_folder(staged, self.root / "sets" / set_id)
         return self._enter_index(self._index_path(**origin, augmentation_seed=augmentation_seed), set_id)
@@ -202,7 +204,7 @@ class LabelStore:
         if logits_SC.shape != (identity["num_samples"], identity["num_classes"]) or logits_SC.dtype != "<f4":
             raise altered
         if label_set_id not in self._verified_sets:
-            found = [hashlib.sha256(block.tobytes()).hexdigest() for block in _canonical_chunks(logits_SC)]
+            found = [hashlib.sha256(block.tobytes()).hexdigest() for block in canonical_chunks(logits_SC)]
             if found != identity["chunks"]:
                 raise altered
             self._verified_sets.add(label_set_id)
@@ -259,13 +261,13 @@ class LabelStore:
                 encoding=LabelEncoding(label_set_id, codec, temperature),
                 chunk_rows=rows,
             )
-            _write_first(path, digest.hex())
+            write_first(path, digest.hex())
         known = self._read_encoding(path)
         if known is None:
             raise DigestError(f"{path} names an array that is gone; delete that file and encode again")
         return known
 
-    def publish_samples(self, samples: Array, *, chunk_bytes: int = _CANONICAL_CHUNK_BYTES) -> bytes:
+    def publish_samples(self, samples: Array, *, chunk_bytes: int = CANONICAL_CHUNK_BYTES) -> bytes:
         """Publishes an array as it is, such as the inputs of the public or the evaluation set.
 
         Args:
@@ -317,7 +319,7 @@ class LabelStore:
         return found
 
     def _index_path(self, **origin: str | int) -> Path:
-        return self.root / "index" / f"{_identify(origin)}.json"
+        return self.root / "index" / f"{identify(origin)}.json"
 
     def _read_entry(self, path: Path) -> LabelSet | None:
         try:
@@ -326,7 +328,7 @@ class LabelStore:
             return None
 
     def _enter_index(self, path: Path, set_id: str) -> LabelSet:
-        _write_first(path, _canonical({"label_set_id": set_id}))
+        write_first(path, canonical({"label_set_id": set_id}))
         winner = self._read_entry(path)
         if winner is None:
             raise DigestError(f"{path} names a label set that is gone; delete that file and publish again")
@@ -341,7 +343,7 @@ class LabelStore:
         path = self.root / "sets" / label_set_id / "label_set.json"
         try:
             record = json.loads(path.read_text())
-            genuine = _identify(record["identity"]) == label_set_id
+            genuine = identify(record["identity"]) == label_set_id
         except FileNotFoundError:
             raise missing from None
         except (ValueError, KeyError, TypeError):
@@ -356,50 +358,3 @@ class LabelStore:
             return EncodedLabels(digest, open_array(self.root, digest).num_bytes)
         except (FileNotFoundError, NotPublishedError):
             return None
-
-
-def _canonical(record: dict[str, Any]) -> str:
-    return json.dumps(record, sort_keys=True, separators=(",", ":"))
-
-
-def _identify(record: dict[str, Any]) -> str:
-    return hashlib.sha256(_canonical(record).encode()).hexdigest()
-
-
-def _canonical_chunks(logits_SC: Logits) -> Iterator[Logits]:
-    rows = max(1, _CANONICAL_CHUNK_BYTES // (4 * logits_SC.shape[1]))
-    for start in range(0, logits_SC.shape[0], rows):
-        yield np.ascontiguousarray(logits_SC[start : start + rows], dtype="<f4")
-
-
-def _write_logits(path: Path, logits_SC: Logits) -> list[str]:
-    digests = []
-    with path.open("wb") as file:
-        header = {"descr": "<f4", "fortran_order": False, "shape": logits_SC.shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        for block in _canonical_chunks(logits_SC):
-            if not np.isfinite(block).all():
-                raise DataError(
-                    "label set: expected finite logits, got NaN or infinity; check the teacher and its inputs"
-                )
-            content = block.tobytes()
-            digests.append(hashlib.sha256(content).hexdigest())
-            file.write(content)
-    return digests
-
-
-def _write_first(path: Path, text: str) -> None:
-    """Writes a small file unless another process was first; link() decides, even over NFS."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".")
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        with contextlib.suppress(FileExistsError):
-            path.hardlink_to(name)
-    finally:
-        Path(name).unlink()
-    sync_folder(path.parent)

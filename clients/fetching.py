@@ -1,0 +1,92 @@
+"""What a node fetches for a task, through the label cache of its machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from clients.distil import SoftLabels
+from clients.labels import FetchedArray, LabelCache
+from clients.node_store import NodeStore
+from clients.private import PrivateData, load_public_samples
+from clients.schemes import Rows
+from common.arrays import digest_array
+from common.config import Config
+from common.encoders import Encoder, encoder_from_json
+from common.errors import DigestError, ExchangeError
+from common.views import Views
+from protos.fedstill.v1 import fleet_pb2
+
+
+@dataclass(frozen=True)
+class NodeContext:
+    """What a task is carried out with."""
+
+    config: Config
+    private: PrivateData
+    cache: LabelCache
+    store: NodeStore
+
+
+class Fetcher:
+    """Fetches arrays and adds up what crossed the wire."""
+
+    def __init__(self, node: NodeContext, source: fleet_pb2.LabelSource) -> None:
+        """Fetches nothing yet."""
+        self._node = node
+        self._source = source
+        self.wire_bytes = 0
+
+    def fetch(self, digest: bytes) -> np.ndarray:
+        """Fetches an array by the digest of its manifest."""
+        fetched: FetchedArray = self._node.cache.fetch_array(
+            self._source.address, digest, timeout_seconds=self._node.config.exchange.timeout_seconds
+        )
+        self.wire_bytes += fetched.wire_bytes
+        return fetched.array
+
+    def fetch_encoder(self) -> Encoder | None:
+        """Fetches what makes ids of raw text; None where samples are numbers."""
+        digest = self._source.encoder_digest
+        if not digest:
+            return None
+        return encoder_from_json(self.fetch(digest).tobytes(), origin=f"array {digest.hex()}")
+
+    def fetch_public(self) -> np.ndarray:
+        """Fetches the public samples, or takes the node's own if they are the same."""
+        exchange = self._node.config.exchange
+        if exchange.public_samples == "stream":
+            return self.fetch(self._source.public_digest)
+        samples = load_public_samples(self._node.config, self.fetch_encoder())
+        if digest_array(samples, chunk_bytes=exchange.chunk_bytes) != self._source.public_digest:
+            raise DigestError(
+                f"{self._node.private.node_id}: the local public samples are not those that the teacher"
+                " labelled; set exchange.public_samples=stream or bring the same data"
+            )
+        return samples
+
+
+def fetch_shared(fetcher: Fetcher, source: fleet_pb2.LabelSource) -> Rows | None:
+    """Fetches what a scheme without public samples shares; None in the first round."""
+    if not source.knowledge_digest:
+        return None
+    values = fetcher.fetch(source.knowledge_digest)
+    counts = np.array(source.knowledge_counts, np.int64)
+    if len(counts) != len(values):
+        raise ExchangeError(f"expected a count for each of {len(values)} shared rows, got {len(counts)}")
+    return Rows(np.array(values, np.float32), counts)
+
+
+def fetch_labels(
+    fetcher: Fetcher, source: fleet_pb2.LabelSource, rows: np.ndarray | Views | None
+) -> SoftLabels | None:
+    """Fetches the soft labels of the public rows; None where a scheme has none yet."""
+    if not source.label_set_id or rows is None:
+        return None
+    logits = fetcher.fetch(source.labels_digest)
+    if len(rows) != len(logits):
+        raise ExchangeError(
+            f"expected a soft label for each of {len(rows)} public samples, got {len(logits)}"
+        )
+    return SoftLabels(rows, logits)
