@@ -26,7 +26,7 @@ def _root() -> None:
 
 @cli.command()
 def predict(
-    artefact: Annotated[Path, typer.Argument(help="folder with model.onnx and manifest.json")],
+    artefact: Annotated[Path, typer.Argument(help="folder of the artefact: manifest.json and its files")],
     data: Annotated[str, typer.Argument(help="file or folder in any supported format, or a built-in name")],
     output: Annotated[Path, typer.Option("--output", "-o", help="CSV to write")],
     split: Annotated[str, typer.Option(help="part of the data: test, train or all")] = "test",
@@ -54,7 +54,7 @@ def predict(
 
 @cli.command()
 def install(
-    artefact: Annotated[Path, typer.Argument(help="folder with model.onnx and manifest.json")],
+    artefact: Annotated[Path, typer.Argument(help="folder of the artefact: manifest.json and its files")],
     serving: Annotated[Path, typer.Argument(help="serving folder; SERVING/current is what is served")],
     canary: Annotated[str, typer.Option(help="labelled data that it has to pass first")] = "",
     split: Annotated[str, typer.Option(help="part of the canary: test, train or all")] = "all",
@@ -65,9 +65,9 @@ def install(
     min_accuracy: Annotated[float, typer.Option(min=0, max=1, help="what it has to reach")] = 0.0,
 ) -> None:
     """Serve an artefact from now on, if it passes the canary; the one before is kept."""
-    from clients.artefact import read_artefact
     from clients.predict import read_for_artefact
     from clients.serving import Canary, install_artefact
+    from common.artefact import read_artefact
 
     trial = None
     if canary:

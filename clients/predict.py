@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clients.artefact import Artefact, read_artefact
+from common.artefact import Artefact, read_artefact
 from common.datasets import Samples, read_samples
 from common.errors import DataError
 from common.files import atomic_path
@@ -47,7 +47,7 @@ def predict_file(
     artefact = read_artefact(artefact_dir.resolve(), num_threads=num_threads)
     samples = read_for_artefact(artefact, data, split=split, label_column=label_column)
     x = samples.x if artefact.encoder is None else artefact.encoder.encode(samples.x)
-    probabilities = predict_probabilities(artefact.session, x)
+    probabilities = predict_probabilities(artefact.predict, x)
     predicted = probabilities.argmax(axis=1)
     with atomic_path(output) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")

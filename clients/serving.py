@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clients.artefact import MANIFEST_FILE, list_artefact_files, read_artefact
+from common.artefact import MANIFEST_FILE, list_artefact_files, read_artefact
 from common.datasets import Samples
 from common.errors import ArtefactError, DataError, UsageError
 from common.runtime import predict_probabilities
@@ -131,7 +131,7 @@ def _measure(folder: Path, samples: Samples) -> float:
         raise DataError("the canary needs labelled samples; give a file with labels")
     artefact = read_artefact(folder)
     x = samples.x if artefact.encoder is None else artefact.encoder.encode(samples.x)
-    probabilities = predict_probabilities(artefact.session, x)
+    probabilities = predict_probabilities(artefact.predict, x)
     if not np.isfinite(probabilities).all():
         raise ArtefactError(f"{folder} predicts values that are not finite; it is not served")
     return float(np.mean(probabilities.argmax(axis=1) == samples.y))

@@ -12,9 +12,11 @@ import onnx
 import torch
 from torch import nn
 
-from common.compressors import fold_constants, quantise_static
+from common.compressors import CompressionPlan
+from common.compressors.exporting import ExportedModel, ExportJob, export_model, serialise_graph
+from common.compressors.static_int8 import fold_constants
 from common.models import InputSpec, build_model
-from common.onnx_export import strip_metadata, swap_weights, trace_model
+from common.onnx_export import swap_weights, trace_model
 from common.runtime import describe_host
 from common.training import count_bytes, count_parameters, deterministic
 
@@ -25,7 +27,7 @@ class StudentDesign:
 
     model: str
     width: float
-    bits: int
+    compression: CompressionPlan
     spec: InputSpec
     class_names: tuple[str, ...]
     feature_names: tuple[str, ...] = ()
@@ -33,10 +35,10 @@ class StudentDesign:
 
 @dataclass(frozen=True)
 class ExportedStudent:
-    """A student as graphs: before compression, and as the device runs it."""
+    """A student before compression, as a graph, and as the device runs it."""
 
     fp32_model: bytes
-    model: bytes
+    model: ExportedModel
 
 
 def build_student(design: StudentDesign, *, seed: int) -> nn.Module:
@@ -61,38 +63,40 @@ def export_student(
         calibration_S: Raw samples that set the ranges of static quantisation.
 
     Returns:
-        Serialised graphs; the same weights and samples give the same bytes.
+        Its graph and its files; the same weights and samples give the same bytes.
     """
     with torch.random.fork_rng(devices=[]):  # tracing builds a model and draws its weights
         traced = _trace(design.model, design.width, design.spec, len(design.class_names))
     fp32 = fold_constants(swap_weights(traced, student))
-    compressed = quantise_static(fp32, calibration_S) if design.bits == 8 else fp32
-    return ExportedStudent(_serialise(fp32), _serialise(compressed))
-
-
-def _serialise(model: onnx.ModelProto) -> bytes:
-    strip_metadata(model)
-    return bytes(model.SerializeToString(deterministic=True))
+    fp32_model = serialise_graph(fp32)
+    job = ExportJob(student, fp32, design.spec, design.compression, calibration_S)
+    return ExportedStudent(fp32_model, export_model(job))
 
 
 def describe_student(
-    student: nn.Module, design: StudentDesign, *, num_calibration: int, origin: dict[str, Any]
+    student: nn.Module,
+    design: StudentDesign,
+    exported: ExportedStudent,
+    *,
+    num_calibration: int,
+    origin: dict[str, Any],
 ) -> dict[str, Any]:
     """Writes the part of an artefact's manifest that is known before it is evaluated.
 
     Args:
         student: The trained student.
         design: Its design.
+        exported: Its files.
         num_calibration: Samples that set the ranges.
         origin: Run, node, round and digest of the student.
 
     Returns:
         The manifest without accuracies, latency and file digests.
     """
-    method = "static int8 per channel, uint8 activations" if design.bits == 8 else "none"
-    if design.bits == 8 and (design.spec.num_ids or "gru" in design.model):
-        method += "; embeddings and recurrent weights are stored in int8, computed in floats"
+    model = exported.model
     return {
+        "runtime": model.runtime,
+        **({"session_options": model.session_options} if model.session_options else {}),
         "input": {
             "task": design.spec.task,
             "shape": list(design.spec.sample_shape),
@@ -105,7 +109,13 @@ def describe_student(
         "width": design.width,
         "num_parameters": count_parameters(student),
         "fp32_bytes": count_bytes(student),
-        "compression": {"method": method, "bits": design.bits, "num_calibration": num_calibration},
+        "compression": {
+            "method": model.method,
+            "speeds_up": model.speeds_up,
+            "bits": design.compression.bits,
+            "num_calibration": num_calibration,
+            "plan": design.compression.to_json(),
+        },
         "versions": {name: metadata.version(name) for name in ("fedstill", "onnxruntime", "torch")},
         "origin": origin,
         "host": describe_host(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +11,6 @@ from dataclasses import replace
 import numpy as np
 from torch import nn
 
-from clients.artefact import MODEL_FILE, list_artefact_files, read_artefact, write_artefact
 from clients.distil import Distillation, SoftLabels, train_alone
 from clients.fetching import Fetcher, NodeContext, fetch_labels, fetch_shared
 from clients.labels import upload_array, upload_artefact
@@ -20,10 +18,20 @@ from clients.node_store import read_rows, write_rows
 from clients.private import LabelledSamples, check_private, encode_private
 from clients.schemes import Lesson, Outcome, Rows, get_learner
 from clients.students import ExportedStudent, StudentDesign, build_student, describe_student, export_student
+from common.artefact import (
+    amend_manifest,
+    collect_files,
+    digest_files,
+    list_artefact_files,
+    read_artefact,
+    write_artefact,
+)
+from common.compressors.exporting import ExportedModel
 from common.encoders import Encoder
 from common.errors import ExchangeError
 from common.losses import get_loss
-from common.runtime import measure_latency, open_session, predict_probabilities
+from common.runtime import Predictor, measure_latency, open_graph, predict_probabilities
+from common.runtimes import get_runtime
 from common.seeding import stream, stream_seed
 from common.training import (
     Optimisation,
@@ -34,7 +42,7 @@ from common.training import (
     save_weights,
 )
 from common.views import Views, open_views
-from common.wire import input_from_proto, predictions_to_proto, views_from_proto
+from common.wire import input_from_proto, plan_from_proto, predictions_to_proto, views_from_proto
 from protos.fedstill.v1 import fleet_pb2
 
 
@@ -56,7 +64,7 @@ def design_student(plan: fleet_pb2.StudentPlan, message: fleet_pb2.InputSpec) ->
     return StudentDesign(
         plan.model,
         plan.width,
-        plan.bits,
+        plan_from_proto(plan),
         input_from_proto(message),
         tuple(message.class_names),
         tuple(message.feature_names),
@@ -107,6 +115,7 @@ def run_task(node: NodeContext, task: fleet_pb2.TaskRequest) -> fleet_pb2.TaskRe
     manifest = describe_student(
         student,
         design,
+        exported,
         num_calibration=len(calibration),
         origin={
             "run_id": task.run_id,
@@ -126,7 +135,8 @@ def run_task(node: NodeContext, task: fleet_pb2.TaskRequest) -> fleet_pb2.TaskRe
         save_weights(student, folder / "student.safetensors")
         if outcome.upload is not None:
             write_rows(folder, outcome.upload)
-        artefact_bytes = write_artefact(folder / "artefact", exported.model, manifest, encoder=encoder)
+        files = collect_files(exported.model.files, encoder=encoder)
+        artefact_bytes = write_artefact(folder / "artefact", files, manifest)
     reply.run_id, reply.round, reply.node_id = task.run_id, task.round, node_id
     reply.state_reset = not found
     reply.distillation_loss, reply.private_loss = outcome.distillation_loss, outcome.private_loss
@@ -136,7 +146,7 @@ def run_task(node: NodeContext, task: fleet_pb2.TaskRequest) -> fleet_pb2.TaskRe
     reply.wire_bytes_down = fetcher.wire_bytes
     reply.seconds.CopyFrom(watch.seconds)
     reply.student_digest = student_digest
-    reply.artefact_digest = hashlib.sha256(exported.model).hexdigest()
+    reply.artefact_digest = digest_files(files)
     reply.num_steps = task.hyperparameters.num_steps
     reply.host = socket.gethostname()
     if outcome.upload is not None:
@@ -228,21 +238,25 @@ def _deadline(seconds: float) -> Callable[[int], bool]:
 def _evaluate(
     node: NodeContext, exported: ExportedStudent, evaluation: np.ndarray, validation: np.ndarray
 ) -> fleet_pb2.TaskResponse:
-    session = open_session(exported.model)
-    fp32_session = open_session(exported.fp32_model)
+    predict = _open(exported.model)
+    fp32_predict = open_graph(exported.fp32_model)
     return fleet_pb2.TaskResponse(
-        evaluation=predictions_to_proto(predict_probabilities(session, evaluation)),
-        evaluation_fp32=predictions_to_proto(predict_probabilities(fp32_session, evaluation)),
-        validation=predictions_to_proto(predict_probabilities(session, validation)),
-        private_validation_accuracy=_private_accuracy(exported.model, node.private.validation),
-        private_test_accuracy=_private_accuracy(exported.model, node.private.test),
+        evaluation=predictions_to_proto(predict_probabilities(predict, evaluation)),
+        evaluation_fp32=predictions_to_proto(predict_probabilities(fp32_predict, evaluation)),
+        validation=predictions_to_proto(predict_probabilities(predict, validation)),
+        private_validation_accuracy=_private_accuracy(predict, node.private.validation),
+        private_test_accuracy=_private_accuracy(predict, node.private.test),
     )
 
 
-def _private_accuracy(model: bytes, samples: LabelledSamples) -> float:
+def _open(model: ExportedModel) -> Predictor:
+    return get_runtime(model.runtime).open(model.files, num_threads=1, options=model.session_options)
+
+
+def _private_accuracy(predict: Predictor, samples: LabelledSamples) -> float:
     if not len(samples):
         return float("nan")
-    predicted = predict_probabilities(open_session(model), samples.x_S).argmax(axis=1)
+    predicted = predict_probabilities(predict, samples.x_S).argmax(axis=1)
     return float(np.mean(predicted == samples.y_S))
 
 
@@ -279,12 +293,12 @@ def train_control(node: NodeContext, request: fleet_pb2.ControlRequest) -> fleet
             rng=stream(request.seed, "control-batches", node=node_id),
         )
     calibration = node.private.train.x_S[: request.plan.num_calibration]
-    model = export_student(control, design, calibration_S=calibration).model
+    predict = _open(export_student(control, design, calibration_S=calibration).model)
     return fleet_pb2.ControlResponse(
         run_id=request.run_id,
         node_id=node_id,
-        evaluation=predictions_to_proto(predict_probabilities(open_session(model), evaluation)),
-        private_test_accuracy=_private_accuracy(model, node.private.test),
+        evaluation=predictions_to_proto(predict_probabilities(predict, evaluation)),
+        private_test_accuracy=_private_accuracy(predict, node.private.test),
     )
 
 
@@ -305,18 +319,17 @@ def close_run(node: NodeContext, request: fleet_pb2.ClosingRequest) -> fleet_pb2
     evaluation = Fetcher(node, request.labels).fetch(request.labels.evaluation_digest)
     folder = node.store.artefact_dir(request.base_round)
     artefact = read_artefact(folder)
-    latency = measure_latency(artefact.session, evaluation)
-    manifest = artefact.manifest | {
-        "accuracy": {"value": request.accuracy, "n": request.num_evaluation_samples},
-        "latency": {"seconds_batch1": latency, "runtime": "onnxruntime", "num_threads": 1},
-    }
+    latency = measure_latency(artefact.predict, evaluation)
+    artefact_bytes = amend_manifest(
+        artefact,
+        accuracy={"value": request.accuracy, "n": request.num_evaluation_samples},
+        latency={"seconds_batch1": latency, "runtime": artefact.runtime, "num_threads": 1},
+    )
     reply = fleet_pb2.ClosingResponse(
         run_id=request.run_id,
         node_id=node.private.node_id,
         latency_seconds_batch1=latency,
-        artefact_bytes=write_artefact(
-            folder, (folder / MODEL_FILE).read_bytes(), manifest, encoder=artefact.encoder
-        ),
+        artefact_bytes=artefact_bytes,
         host=socket.gethostname(),
     )
     if request.collect_artefact:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import TypeVar
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, RecordDict
 from google.protobuf.message import DecodeError, Message
 
+from common.compressors import CompressionPlan, make_plan
 from common.devices import DeviceProfile, Link, Speed
 from common.errors import ExchangeError
 from common.models import InputSpec
@@ -114,6 +116,19 @@ def views_from_proto(message: fleet_pb2.ViewPlan) -> ViewPlan:
     if not message.num_views:
         return ViewPlan()
     return ViewPlan(message.seed, message.num_views, message.mixup_ratio, message.flips, message.recipe)
+
+
+def plan_to_proto(plan: CompressionPlan, *, model: str, width: float) -> fleet_pb2.StudentPlan:
+    """Packs which student a node trains and how it is compressed; fields of both records share names."""
+    return fleet_pb2.StudentPlan(
+        model=model, width=width, **{field.name: getattr(plan, field.name) for field in fields(plan)}
+    )
+
+
+def plan_from_proto(message: fleet_pb2.StudentPlan) -> CompressionPlan:
+    """Unpacks how a student is compressed; raises `ConfigError` where values contradict each other."""
+    values = {field.name: getattr(message, field.name) for field in fields(CompressionPlan)}
+    return make_plan(**values | {"steps": tuple(message.steps)})
 
 
 def predictions_to_proto(probabilities_SC: np.ndarray) -> fleet_pb2.Predictions:

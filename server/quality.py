@@ -7,7 +7,7 @@ floor: what the same architecture with random weights reaches.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 from onnxruntime import InferenceSession
 from torch import nn
 
+from common.artefact import read_files, read_graph
 from common.config import Config
 from common.encoders import PADDING
 from common.errors import ArtefactError, CheckpointError
@@ -130,7 +131,9 @@ def _compare_node(
         build_model(plan.model, exchange.spec, num_classes=num_classes, width=plan.width) for _ in range(2)
     )
     load_weights(student, nodes_dir / node_id / "student.safetensors")
-    session = open_with_features(nodes_dir / node_id / "artefact" / "model.onnx")
+    artefact_dir = nodes_dir / node_id / "artefact"
+    manifest, _ = read_files(artefact_dir)
+    session = open_with_features(read_graph(artefact_dir), options=manifest.get("session_options", {}))
     if teacher is None:
         questions = replace(questions, classes_S=predict_logits(student, questions.x_S).argmax(axis=1))
     else:
@@ -199,11 +202,12 @@ def _compare(subject: _Subject, other: _Subject) -> Resemblance:
     )
 
 
-def open_with_features(path: Path) -> InferenceSession:
+def open_with_features(content: bytes, *, options: Mapping[str, str]) -> InferenceSession:
     """Opens an artefact's graph so that it returns its penultimate features too.
 
     Args:
-        path: The graph, as a node handed it in.
+        content: The serialised graph, as a node handed it in.
+        options: What its manifest sets of a session.
 
     Returns:
         A session with two outputs: logits, as before, and what the last layer is fed with.
@@ -213,9 +217,9 @@ def open_with_features(path: Path) -> InferenceSession:
             students do not, and what a node sends is not run blindly.
     """
     try:
-        model = onnx.load_model_from_string(path.read_bytes())
-    except (OSError, DecodeError) as error:
-        raise ArtefactError(f"cannot read {path.name}: {error}") from None
+        model = onnx.load_model_from_string(content)
+    except DecodeError as error:
+        raise ArtefactError(f"cannot read its graph: {error}") from None
     graph = model.graph
     heads = [node for node in graph.node if node.op_type in ("Gemm", "MatMul")]
     nests = any(
@@ -228,6 +232,6 @@ def open_with_features(path: Path) -> InferenceSession:
         )
     graph.output.append(onnx.helper.make_tensor_value_info(heads[-1].input[0], onnx.TensorProto.FLOAT, None))
     try:
-        return open_session(model.SerializeToString())
+        return open_session(model.SerializeToString(), options=options)
     except Exception as error:  # noqa: BLE001 ONNX Runtime's errors share no public base
-        raise ArtefactError(f"ONNX Runtime cannot load {path.name}: {str(error).splitlines()[0]}") from None
+        raise ArtefactError(f"ONNX Runtime cannot load its graph: {str(error).splitlines()[0]}") from None

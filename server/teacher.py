@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from onnxruntime import InferenceSession
 from torch import nn
 from torch.nn import functional
 
@@ -20,7 +19,7 @@ from common.datasets import Dataset, Splits
 from common.errors import ConfigError, FedStillError
 from common.models import InputSpec, build_model, resolve_model
 from common.onnx_export import trace_model
-from common.runtime import measure_latency, open_session
+from common.runtime import OnnxPredictor, measure_latency, open_graph
 from common.seeding import stream, stream_seed
 from common.training import (
     Batch,
@@ -197,8 +196,8 @@ def measure_teacher_latency(teacher: nn.Module, spec: InputSpec, x_S: np.ndarray
 
     None where the teacher does not run there.
     """
-    session = _fast_session(teacher, spec, x_S[:8], num_threads=1)
-    return None if session is None else measure_latency(session, x_S)
+    predict = _open_fast(teacher, spec, x_S[:8], num_threads=1)
+    return None if predict is None else measure_latency(predict, x_S)
 
 
 def label_samples(
@@ -226,13 +225,13 @@ def label_samples(
     Returns:
         Logits (S, C), float32.
     """
-    session = _fast_session(teacher, spec, x_S[:8], num_threads=num_threads)
+    predict = _open_fast(teacher, spec, x_S[:8], num_threads=num_threads)
     parts = []
     with deterministic(0, num_threads=num_threads):
         for start in range(0, len(x_S), batch_size):
             x = np.ascontiguousarray(x_S[start : start + batch_size])
-            if session is not None:
-                parts.append(session.run(None, {session.get_inputs()[0].name: x})[0])
+            if predict is not None:
+                parts.append(predict(x))
             else:
                 parts.append(predict_logits(teacher, x, batch_size=batch_size))
             if on_batch is not None:
@@ -240,14 +239,14 @@ def label_samples(
     return np.concatenate(parts).astype(np.float32, copy=False)
 
 
-def _fast_session(
+def _open_fast(
     teacher: nn.Module, spec: InputSpec, x_S: np.ndarray, *, num_threads: int
-) -> InferenceSession | None:
+) -> OnnxPredictor | None:
     try:
-        session = open_session(trace_model(teacher, spec).SerializeToString(), num_threads=num_threads)
+        predict = open_graph(trace_model(teacher, spec).SerializeToString(), num_threads=num_threads)
     except (FedStillError, ValueError):  # not exportable, or beyond protobuf's 2 GB: torch it is
         return None
-    logits = session.run(None, {session.get_inputs()[0].name: np.ascontiguousarray(x_S)})[0]
+    logits = predict(x_S)
     expected = predict_logits(teacher, x_S)
     close = np.allclose(logits, expected, rtol=LOGIT_TOLERANCE, atol=LOGIT_TOLERANCE)
-    return session if close else None
+    return predict if close else None

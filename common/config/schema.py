@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from common.compressors import CompressionPlan, make_plan
 
 Scalar = bool | int | float | str
 Unit = Annotated[float, Field(ge=0, le=1)]
@@ -136,12 +138,50 @@ class DistillConfig(Section):
 class CompressConfig(Section):
     """What is done to a student before it becomes an artefact."""
 
-    bits: Literal[8, 32] = Field(
-        8, description="bits of weights and activations in the artefact; 32 leaves floats"
+    steps: str = Field(
+        "quantise",
+        description="prune, sparsify, lowrank, quantise: those wanted, in this order; empty: none",
     )
+    prune_ratio: float = Field(0.5, gt=0, lt=1, description="prune: part of each layer's channels that goes")
+    importance: Literal["magnitude", "taylor", "bn_scale"] = Field(
+        "magnitude", description="prune: what says which channels go first"
+    )
+    sparsity: float = Field(0.9, gt=0, lt=1, description="sparsify: part of the weights that becomes zero")
+    pattern: str = Field(
+        "unstructured", description="sparsify: unstructured, or n:m, where n of m neighbouring weights stay"
+    )
+    energy: float = Field(
+        0.9, gt=0, le=1, description="lowrank: part of a matrix' squared singular values that is kept"
+    )
+    rank: int = Field(0, ge=0, le=65_536, description="lowrank: rank at most; 0: by energy alone")
+    bits: Literal[32, 8, 4, 1] = Field(
+        8,
+        description="quantise: bits of the weights; 8 (activations too) computes faster, 4 and 1 only store"
+        " smaller, 32 leaves floats",
+    )
+    group_size: int = Field(
+        32, ge=8, le=1024, description="quantise: weights that share one scale, at 4 bits"
+    )
+    qat: bool = Field(False, description="quantise: train with the weights of 4 or 1 bits to come")
+    storage: Literal["plain", "packed"] = Field(
+        "plain", description="packed: a smaller file of the same model, unpacked when it is opened"
+    )
+    runtime: Literal["onnx", "executorch"] = Field("onnx", description="what runs the artefact")
     num_calibration: int = Field(
         256, ge=1, description="public samples that set the ranges of static quantisation"
     )
+
+    @field_validator("bits", mode="before")
+    @classmethod
+    def _is_a_number(cls, value: object) -> object:
+        if value is True:  # which equals 1
+            raise ValueError("expected 32, 8, 4 or 1")
+        return value
+
+    @property
+    def plan(self) -> CompressionPlan:
+        """These keys as one checked plan; raises `ConfigError` where they contradict each other."""
+        return make_plan(**self.model_dump())
 
 
 class FederationConfig(Section):
@@ -285,6 +325,18 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _holds_together(self) -> Config:
+        plan = self.compress.plan
+        if self.federation.scheme == "weights" and plan.changes_training:
+            raise ValueError(
+                "federation.scheme weights averages weights of one shape: take compress.steps=quantise"
+                " without compress.qat"
+            )
+        missing = [step for step in plan.steps if step != "quantise"]
+        missing += [f"bits = {plan.bits}"] if plan.bits in (4, 1) else []
+        missing += [plan.storage] if plan.storage == "packed" else []
+        missing += [plan.runtime] if plan.runtime != "onnx" else []
+        if missing:
+            raise ValueError(f"compress: this version does not know {missing[0]} yet")
         if self.teacher.checkpoint and not self.teacher.checkpoint.endswith(".safetensors"):
             raise ValueError(
                 f"teacher.checkpoint: expected a .safetensors file, got {self.teacher.checkpoint!r}"

@@ -10,10 +10,9 @@ import functools
 from dataclasses import dataclass
 
 import numpy as np
-from onnxruntime import InferenceSession
 
 from common.devices.graphs import NUM_MACS, SAMPLE_SHAPE, build_graph
-from common.runtime import measure_latency, open_session
+from common.runtime import Predictor, measure_latency, open_graph
 
 LARGE_BATCH = 64
 _NUM_BLOCKS = 5
@@ -31,13 +30,11 @@ class HostSpeed:
     int8_seconds_batch64: float
 
 
-def measure_quiet_latency(
-    session: InferenceSession, x_S: np.ndarray, *, budget_seconds: float = 0.5
-) -> float:
+def measure_quiet_latency(predict: Predictor, x_S: np.ndarray, *, budget_seconds: float = 0.5) -> float:
     """Measures one prediction at batch 1 on a machine that has other things to do.
 
     Args:
-        session: Model to run.
+        predict: Model to run.
         x_S: Raw samples; the first one is used.
         budget_seconds: Time spent in all, about.
 
@@ -45,7 +42,7 @@ def measure_quiet_latency(
         The lowest of five medians, seconds: other work slows some blocks and hardly ever all.
     """
     return min(
-        measure_latency(session, x_S, num_warmup=5, num_runs=60, budget_seconds=budget_seconds / _NUM_BLOCKS)
+        measure_latency(predict, x_S, num_warmup=5, num_runs=60, budget_seconds=budget_seconds / _NUM_BLOCKS)
         for _ in range(_NUM_BLOCKS)
     )
 
@@ -62,9 +59,9 @@ def run_suite(*, budget_seconds: float = 0.5) -> HostSpeed:
     x_S = np.zeros((LARGE_BATCH, *SAMPLE_SHAPE), np.float32)
     seconds = {}
     for bits in (32, 8):
-        session = open_session(build_graph(bits=bits))
-        seconds[bits, 1] = measure_quiet_latency(session, x_S, budget_seconds=budget_seconds)
-        seconds[bits, LARGE_BATCH] = _measure_large_batch(session, x_S, budget_seconds=budget_seconds)
+        predict = open_graph(build_graph(bits=bits))
+        seconds[bits, 1] = measure_quiet_latency(predict, x_S, budget_seconds=budget_seconds)
+        seconds[bits, LARGE_BATCH] = _measure_large_batch(predict, x_S, budget_seconds=budget_seconds)
     return HostSpeed(
         fp32_macs_per_second=NUM_MACS / seconds[32, 1],
         int8_macs_per_second=NUM_MACS / seconds[8, 1],
@@ -75,9 +72,9 @@ def run_suite(*, budget_seconds: float = 0.5) -> HostSpeed:
     )
 
 
-def _measure_large_batch(session: InferenceSession, x_S: np.ndarray, *, budget_seconds: float) -> float:
+def _measure_large_batch(predict: Predictor, x_S: np.ndarray, *, budget_seconds: float) -> float:
     return measure_latency(
-        session, x_S, batch_size=LARGE_BATCH, num_warmup=2, num_runs=20, budget_seconds=budget_seconds
+        predict, x_S, batch_size=LARGE_BATCH, num_warmup=2, num_runs=20, budget_seconds=budget_seconds
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from common.config import Config
 from common.models import InputSpec, resolve_model
+from common.wire import plan_to_proto
 from protos.fedstill.v1 import fleet_pb2
 
 
@@ -24,12 +25,8 @@ def plan_student(config: Config, spec: InputSpec, node_id: str) -> fleet_pb2.Stu
     names = [name.strip() for name in config.student.model.split(",")]
     number = node_id.rpartition("-")[2]
     name = names[int(number) % len(names) if number.isdigit() else 0]
-    return fleet_pb2.StudentPlan(
-        model=resolve_model(name, role="student", spec=spec),
-        width=config.student.width,
-        bits=config.compress.bits,
-        num_calibration=config.compress.num_calibration,
-    )
+    model = resolve_model(name, role="student", spec=spec)
+    return plan_to_proto(config.compress.plan, model=model, width=config.student.width)
 
 
 def plan_training(config: Config, *, num_steps: int) -> fleet_pb2.Hyperparameters:

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from clients.artefact import write_artefact
 from clients.students import StudentDesign, build_student, describe_student, export_student
+from common.artefact import write_artefact
+from common.compressors import make_plan
 from common.config import DataConfig
 from common.datasets import load_dataset
 from common.models import measure_input
@@ -19,7 +20,7 @@ from common.training import Optimisation, deterministic, fit, shuffled_batches
 def digits():
     dataset = load_dataset(DataConfig(), seed=0)
     spec = measure_input(dataset.x_train, task=dataset.task, layout=dataset.layout, scale=dataset.scale)
-    design = StudentDesign("cnn-tiny", 1.0, 8, spec, dataset.class_names)
+    design = StudentDesign("cnn-tiny", 1.0, make_plan(steps="quantise"), spec, dataset.class_names)
     return SimpleNamespace(dataset=dataset, design=design)
 
 
@@ -48,12 +49,12 @@ def exported(student, digits):
 
 
 @pytest.fixture(scope="session")
-def manifest(student, digits):
-    described = describe_student(student, digits.design, num_calibration=64, origin={"run_id": "r"})
+def manifest(student, digits, exported):
+    described = describe_student(student, digits.design, exported, num_calibration=64, origin={"run_id": "r"})
     return described | {"split": {"seed": 0, "test_fraction": 0.2}}
 
 
 @pytest.fixture
 def artefact_dir(tmp_path, exported, manifest):
-    write_artefact(tmp_path / "artefact", exported.model, manifest)
+    write_artefact(tmp_path / "artefact", exported.model.files, manifest)
     return tmp_path / "artefact"

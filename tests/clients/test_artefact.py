@@ -9,10 +9,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clients import artefact as artefacts
-from clients.artefact import count_artefact_bytes, read_artefact, write_artefact
 from clients.predict import predict_file
 from clients.students import StudentDesign, build_student, describe_student, export_student
+from common import artefact as artefacts
+from common.artefact import (
+    amend_manifest,
+    collect_files,
+    count_artefact_bytes,
+    digest_files,
+    read_artefact,
+    read_graph,
+    write_artefact,
+)
+from common.compressors import make_plan
 from common.encoders import Encoder
 from common.errors import ArtefactError, DataError
 from common.models import measure_input
@@ -46,30 +55,30 @@ def test_the_manifest_is_kept_with_digests_added(artefact_dir, manifest):
 
 
 def test_its_bytes_are_those_of_all_files(artefact_dir, exported, manifest, tmp_path):
-    written = write_artefact(tmp_path / "again", exported.model, manifest)
+    written = write_artefact(tmp_path / "again", exported.model.files, manifest)
     assert written == count_artefact_bytes(artefact_dir)
     assert written == sum(path.stat().st_size for path in artefact_dir.iterdir())
 
 
 def test_it_predicts_digits(artefact_dir, digits):
-    probabilities = predict_probabilities(read_artefact(artefact_dir).session, digits.dataset.x_test)
+    probabilities = predict_probabilities(read_artefact(artefact_dir).predict, digits.dataset.x_test)
     assert (probabilities.argmax(1) == digits.dataset.y_test).mean() > 0.9
 
 
 def test_probabilities_add_up_to_one(artefact_dir, digits):
-    probabilities = predict_probabilities(read_artefact(artefact_dir).session, digits.dataset.x_test)
+    probabilities = predict_probabilities(read_artefact(artefact_dir).predict, digits.dataset.x_test)
     assert probabilities.dtype == np.float32
     np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-6)
 
 
 def test_probabilities_of_no_samples_are_none(artefact_dir, digits):
-    session = read_artefact(artefact_dir).session
-    assert predict_probabilities(session, digits.dataset.x_test[:0]).shape == (0, 10)
+    predict = read_artefact(artefact_dir).predict
+    assert predict_probabilities(predict, digits.dataset.x_test[:0]).shape == (0, 10)
 
 
 def test_latency_is_positive(artefact_dir, digits):
-    session = read_artefact(artefact_dir).session
-    assert 0 < measure_latency(session, digits.dataset.x_test, num_warmup=1, num_runs=5) < 1
+    predict = read_artefact(artefact_dir).predict
+    assert 0 < measure_latency(predict, digits.dataset.x_test, num_warmup=1, num_runs=5) < 1
 
 
 def test_one_flipped_bit_of_the_model_is_refused(artefact_dir):
@@ -115,6 +124,12 @@ def test_a_foreign_format_is_refused(artefact_dir, number):
         lambda m: m.pop("input"),
         lambda m: m.pop("classes"),
         lambda m: m.update(classes=[]),
+        lambda m: m.update(runtime=3),
+        lambda m: m.update(session_options={"session.disable_quant_qdq": 1}),
+        lambda m: m.update(session_options={"ep.context_file_path": "elsewhere"}),
+        lambda m: m["files"].update({"../model.onnx": {"sha256": "0" * 64}}),
+        lambda m: m["files"].update({"model.onnx": {"sha256": 0}}),
+        lambda m: m.update(files=["model.onnx"]),
         lambda m: m.update(classes=list(range(10))),
         lambda m: m.update(classes="0123456789"),
         lambda m: m["input"].update(dtype="object"),
@@ -150,7 +165,7 @@ def test_a_manifest_that_describes_another_model_is_refused(artefact_dir, change
 
 
 def test_a_model_that_onnx_runtime_cannot_load_is_refused(tmp_path, manifest):
-    write_artefact(tmp_path, b"no graph", manifest)
+    write_artefact(tmp_path, {"model.onnx": b"no graph"}, manifest)
     with pytest.raises(ArtefactError, match="ONNX Runtime cannot load"):
         read_artefact(tmp_path)
 
@@ -162,7 +177,7 @@ def test_a_model_that_onnx_runtime_cannot_load_is_refused(tmp_path, manifest):
 def test_any_manifest_is_used_or_refused(artefact_dir, exported, manifest, place, value):
     changed = manifest | {"input": dict(manifest["input"])}
     (changed["input"] if place in ("shape", "dtype", "features") else changed)[place] = value
-    write_artefact(artefact_dir, exported.model, changed)
+    write_artefact(artefact_dir, exported.model.files, changed)
     if place == "files":
         rewrite(artefact_dir, lambda m: m.update(files=value))
     with contextlib.suppress(ArtefactError, DataError):
@@ -175,7 +190,7 @@ def test_a_crash_before_the_manifest_leaves_an_incomplete_artefact(monkeypatch, 
 
     monkeypatch.setattr(artefacts, "write_text_atomically", crash)
     with pytest.raises(RuntimeError):
-        write_artefact(artefact_dir, b"another model", manifest)
+        write_artefact(artefact_dir, {"model.onnx": b"another model"}, manifest)
     with pytest.raises(ArtefactError, match=r"manifest.json"):
         read_artefact(artefact_dir)
 
@@ -188,7 +203,7 @@ def test_a_crash_while_only_the_manifest_changes_leaves_the_old_artefact(
 
     monkeypatch.setattr(artefacts, "write_text_atomically", crash)
     with pytest.raises(RuntimeError):
-        write_artefact(artefact_dir, exported.model, manifest | {"accuracy": 1})
+        write_artefact(artefact_dir, exported.model.files, manifest | {"accuracy": 1})
     assert "accuracy" not in read_artefact(artefact_dir).manifest
 
 
@@ -203,15 +218,16 @@ ENCODER = Encoder("words", tuple(f"w{i}" for i in range(18)), 6)
 def text_model():
     x = np.random.default_rng(0).integers(0, 20, size=(32, 6)).astype(np.uint8)
     spec = measure_input(x, task="text", layout="T", scale=1.0, num_ids=20)
-    design = StudentDesign("embedding-bag", 1.0, 8, spec, ("a", "b"), ("text",))
+    design = StudentDesign("embedding-bag", 1.0, make_plan(steps="quantise"), spec, ("a", "b"), ("text",))
     student = build_student(design, seed=0)
     exported = export_student(student, design, calibration_S=x)
-    return exported.model, describe_student(student, design, num_calibration=32, origin={})
+    manifest = describe_student(student, design, exported, num_calibration=32, origin={})
+    return exported.model.files, manifest
 
 
 @pytest.fixture
 def text_dir(tmp_path, text_model):
-    write_artefact(tmp_path / "artefact", *text_model, encoder=ENCODER)
+    write_artefact(tmp_path / "artefact", collect_files(text_model[0], encoder=ENCODER), text_model[1])
     return tmp_path / "artefact"
 
 
@@ -225,7 +241,7 @@ def test_an_artefact_of_text_brings_its_encoder(text_dir):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda path: path.unlink(), r"expected encoder\.json beside a model of text"),
+        (lambda path: path.unlink(), r"expected an artefact folder with .*No such file.*encoder\.json"),
         (lambda path: path.write_bytes(path.read_bytes()[:-9]), r"encoder\.json is truncated or altered"),
     ],
 )
@@ -237,7 +253,8 @@ def test_an_artefact_of_text_without_its_whole_encoder_is_refused(text_dir, spoi
 
 @pytest.mark.parametrize("change", [{"max_length": 7}, {"symbols": tuple(f"w{i}" for i in range(300))}])
 def test_an_encoder_of_another_model_is_refused(tmp_path, text_model, change):
-    write_artefact(tmp_path / "artefact", *text_model, encoder=dataclasses.replace(ENCODER, **change))
+    files = collect_files(text_model[0], encoder=dataclasses.replace(ENCODER, **change))
+    write_artefact(tmp_path / "artefact", files, text_model[1])
     with pytest.raises(ArtefactError, match=r"ids of \w+, the model takes"):
         read_artefact(tmp_path / "artefact")
 
@@ -246,7 +263,7 @@ def test_texts_are_predicted_in_their_order(text_dir, tmp_path):
     texts = ["w1 w2 W3", "nothing known", "w17, w16; w15"]
     (tmp_path / "raw.csv").write_text("text\n" + "\n".join(f'"{text}"' for text in texts) + "\n")
     assert predict_file(text_dir, str(tmp_path / "raw.csv"), tmp_path / "out.csv") == (3, None)
-    expected = predict_probabilities(read_artefact(text_dir).session, ENCODER.encode(texts)).argmax(1)
+    expected = predict_probabilities(read_artefact(text_dir).predict, ENCODER.encode(texts)).argmax(1)
     assert (tmp_path / "out.csv").read_text().split()[1:] == [str(index) for index in expected]
 
 
@@ -254,3 +271,45 @@ def test_numbers_are_no_samples_for_a_model_of_text(text_dir, tmp_path):
     np.savez(tmp_path / "raw.npz", x=np.zeros((3, 6), np.uint8))
     with pytest.raises(DataError, match="expected text samples, got numbers"):
         predict_file(text_dir, str(tmp_path / "raw.npz"), tmp_path / "out.csv")
+
+
+def test_any_set_of_files_is_written_and_the_old_ones_go(artefact_dir, exported, manifest):
+    files = {**exported.model.files, "extra.bin": b"\1" * 9}
+    written = write_artefact(artefact_dir, files, manifest)
+    assert {path.name for path in artefact_dir.iterdir()} == {"model.onnx", "extra.bin", "manifest.json"}
+    assert written == sum(path.stat().st_size for path in artefact_dir.iterdir())
+    write_artefact(artefact_dir, exported.model.files, manifest)
+    assert {path.name for path in artefact_dir.iterdir()} == {"model.onnx", "manifest.json"}
+
+
+def test_an_altered_file_beside_the_model_is_refused(artefact_dir, exported, manifest):
+    write_artefact(artefact_dir, {**exported.model.files, "extra.bin": b"\1" * 9}, manifest)
+    (artefact_dir / "extra.bin").write_bytes(b"\1" * 8)
+    with pytest.raises(ArtefactError, match=r"extra\.bin is truncated or altered"):
+        read_artefact(artefact_dir)
+
+
+def test_the_digest_is_over_names_and_contents_in_any_order():
+    # Of "a <sha256 of 1>\nb <sha256 of 2>\n", by sha256sum.
+    expected = "dab6fe8597331abab6970673e8e26830441ff8da812a685f36c51bc656fc54a2"
+    files = {"b": b"2", "a": b"1"}
+    assert digest_files(files) == digest_files(dict(sorted(files.items()))) == expected
+    assert digest_files({"b": b"1", "a": b"2"}) != digest_files(files) != digest_files({"a": b"12"})
+
+
+def test_the_manifest_names_the_digest_and_amending_leaves_it(artefact_dir, exported):
+    artefact = read_artefact(artefact_dir)
+    assert artefact.manifest["digest"] == digest_files(exported.model.files)
+    assert amend_manifest(artefact, accuracy={"value": 0.5, "n": 2}) == count_artefact_bytes(artefact_dir)
+    again = read_artefact(artefact_dir).manifest
+    assert again == artefact.manifest | {"accuracy": {"value": 0.5, "n": 2}}
+
+
+def test_a_runtime_that_this_version_lacks_is_named(artefact_dir):
+    rewrite(artefact_dir, lambda manifest: manifest.update(runtime="abacus"))
+    with pytest.raises(ArtefactError, match=r"expected a runtime of onnxruntime.*wants 'abacus'"):
+        read_artefact(artefact_dir)
+
+
+def test_the_graph_can_be_read_for_those_who_look_inside(artefact_dir, exported):
+    assert read_graph(artefact_dir) == exported.model.files["model.onnx"]

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import clients
-from clients.artefact import read_artefact
 from clients.predict import predict_file
+from common.artefact import read_artefact
 from common.errors import ArtefactError, DataError
 from common.runtime import predict_probabilities
 
@@ -44,7 +44,7 @@ def read_rows(path):
 
 
 def expect(artefact_dir, x):
-    return predict_probabilities(read_artefact(artefact_dir).session, x).argmax(1).tolist()
+    return predict_probabilities(read_artefact(artefact_dir).predict, x).argmax(1).tolist()
 
 
 def predicted(path):

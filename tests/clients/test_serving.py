@@ -5,9 +5,9 @@ import threading
 import numpy as np
 import pytest
 
-from clients.artefact import read_artefact, write_artefact
 from clients.serving import CURRENT, RELEASES, Canary, install_artefact, roll_back
 from clients.students import build_student, export_student
+from common.artefact import read_artefact, write_artefact
 from common.datasets import Samples
 from common.errors import ArtefactError, DataError, UsageError
 
@@ -23,13 +23,13 @@ def untrained_dir(tmp_path, digits, manifest):
     exported = export_student(
         build_student(digits.design, seed=1), digits.design, calibration_S=digits.dataset.x_train[:64]
     )
-    write_artefact(tmp_path / "untrained", exported.model, manifest)
+    write_artefact(tmp_path / "untrained", exported.model.files, manifest)
     return tmp_path / "untrained"
 
 
 @pytest.fixture
 def renamed_dir(tmp_path, exported, manifest):
-    write_artefact(tmp_path / "renamed", exported.model, manifest | {"origin": {"run_id": "another"}})
+    write_artefact(tmp_path / "renamed", exported.model.files, manifest | {"origin": {"run_id": "another"}})
     return tmp_path / "renamed"
 
 
@@ -79,7 +79,7 @@ def test_there_is_nothing_before_the_first(tmp_path, artefact_dir):
 
 def test_only_two_releases_are_kept(tmp_path, exported, manifest):
     for number in range(4):
-        write_artefact(tmp_path / "new", exported.model, manifest | {"origin": {"run_id": str(number)}})
+        write_artefact(tmp_path / "new", exported.model.files, manifest | {"origin": {"run_id": str(number)}})
         install_artefact(tmp_path / "new", tmp_path / "serving")
     assert served(tmp_path / "serving") == "3"
     assert len(list((tmp_path / "serving" / RELEASES).iterdir())) == 2

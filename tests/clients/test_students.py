@@ -1,7 +1,6 @@
 """Students are built and exported the same everywhere."""
 
 import dataclasses
-import hashlib
 
 import numpy as np
 import onnx
@@ -9,8 +8,10 @@ import pytest
 import torch
 
 from clients.students import build_student, describe_student, export_student
+from common.artefact import digest_files
+from common.compressors import make_plan
 from common.errors import FedStillError
-from common.runtime import open_session, predict_probabilities
+from common.runtime import open_graph, predict_probabilities
 from common.training import count_parameters, digest_weights, predict_logits
 
 
@@ -22,22 +23,20 @@ def test_initial_weights_follow_from_the_seed(digits):
 def test_exported_floats_predict_as_torch_does(student, exported, digits):
     x = digits.dataset.x_test
     expected = torch.from_numpy(predict_logits(student, x)).softmax(1).numpy()
-    np.testing.assert_allclose(
-        predict_probabilities(open_session(exported.fp32_model), x), expected, atol=1e-5
-    )
+    np.testing.assert_allclose(predict_probabilities(open_graph(exported.fp32_model), x), expected, atol=1e-5)
 
 
 def test_compressed_student_agrees_with_the_floats(exported, digits):
     fp32, int8 = (
-        predict_probabilities(open_session(model), digits.dataset.x_test).argmax(1)
-        for model in (exported.fp32_model, exported.model)
+        predict_probabilities(open_graph(model), digits.dataset.x_test).argmax(1)
+        for model in (exported.fp32_model, exported.model.files["model.onnx"])
     )
     assert (fp32 == int8).mean() >= 0.95
 
 
 def test_the_same_student_gives_the_same_bytes(student, exported, digits):
     again = export_student(student, digits.design, calibration_S=digits.dataset.x_train[:64])
-    assert hashlib.sha256(again.model).digest() == hashlib.sha256(exported.model).digest()
+    assert digest_files(again.model.files) == digest_files(exported.model.files)
 
 
 def test_bytes_do_not_depend_on_what_was_exported_before(student, exported, digits):
@@ -47,9 +46,10 @@ def test_bytes_do_not_depend_on_what_was_exported_before(student, exported, digi
 
 
 def test_32_bits_leave_the_floats(student, digits):
-    design = dataclasses.replace(digits.design, bits=32)
+    design = dataclasses.replace(digits.design, compression=make_plan(steps=""))
     exported = export_student(student, design, calibration_S=digits.dataset.x_train[:1])
-    assert exported.model == exported.fp32_model
+    assert exported.model.files == {"model.onnx": exported.fp32_model}
+    assert not exported.model.speeds_up
 
 
 def test_exporting_draws_no_random_numbers(digits):
@@ -66,7 +66,7 @@ def test_no_calibration_samples_are_an_error(student, digits):
 
 
 def test_exported_graphs_carry_no_metadata(exported):
-    for content in (exported.model, exported.fp32_model):
+    for content in (exported.model.files["model.onnx"], exported.fp32_model):
         proto = onnx.load_from_string(content)
         assert not proto.metadata_props
         assert proto.producer_name == "fedstill"
@@ -74,7 +74,7 @@ def test_exported_graphs_carry_no_metadata(exported):
 
 
 def test_the_artefact_is_small(exported):
-    assert len(exported.model) < 12_000
+    assert len(exported.model.files["model.onnx"]) < 12_000
 
 
 def test_the_manifest_describes_the_student(student, digits, manifest):
@@ -89,7 +89,7 @@ def test_the_manifest_describes_the_student(student, digits, manifest):
     assert set(manifest["versions"]) == {"fedstill", "onnxruntime", "torch"}
 
 
-def test_the_manifest_names_the_columns_of_a_table(student, digits):
+def test_the_manifest_names_the_columns_of_a_table(student, exported, digits):
     design = dataclasses.replace(digits.design, feature_names=("a", "b"))
-    manifest = describe_student(student, design, num_calibration=1, origin={})
+    manifest = describe_student(student, design, exported, num_calibration=1, origin={})
     assert manifest["input"]["features"] == ["a", "b"]

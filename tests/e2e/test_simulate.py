@@ -118,7 +118,7 @@ def test_manifest_says_what_the_device_needs_and_how_good_it_is(finished: tuple[
     assert manifest["accuracy"] == {"value": node.accuracy, "n": finished[1].eval_set["num_samples"]}
     assert manifest["private_accuracy"]["n"] == node.num_private_test
     assert manifest["latency"]["num_threads"] == 1
-    assert manifest["files"]["model.onnx"]["sha256"] == node.artefact_digest
+    assert manifest["digest"] == node.artefact_digest
 
 
 def test_controls_and_latencies_stand_beside_every_node(finished: tuple[Path, Summary]) -> None:

@@ -14,6 +14,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from common.artefact import read_graph, write_artefact
 from common.config import Config, load_config
 from common.datasets import load_dataset, split_dataset
 from common.encoders import Encoder
@@ -34,6 +35,11 @@ from server.teacher import Teacher
 NODES = ("node-0000", "node-0001")
 
 
+def write_graph(folder: Path, content: bytes) -> None:
+    takes = {"task": "image", "shape": [8, 8], "dtype": "uint8", "layout": "HW"}
+    write_artefact(folder, {"model.onnx": content}, {"input": takes, "classes": ["0", "1"]})
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> SimpleNamespace:
     """A run folder whose teacher is the first node's student, uncompressed; the second is another."""
@@ -48,8 +54,7 @@ def run(tmp_path: Path) -> SimpleNamespace:
         folder = tmp_path / "nodes" / node_id
         (folder / "artefact").mkdir(parents=True)
         save_weights(model, folder / "student.safetensors")
-        (folder / "artefact" / "model.onnx").write_bytes(trace_model(model, spec).SerializeToString())
-        (folder / "artefact" / "manifest.json").write_text("{}")
+        write_graph(folder / "artefact", trace_model(model, spec).SerializeToString())
         models.append(model)
     publication = Publication("127.0.0.1:1", spec, dataset.class_names, (), b"", b"")
     teacher = Teacher("mlp-small", models[0], 0.1, 0)
@@ -104,8 +109,8 @@ def test_a_damaged_model_is_left_out_and_named(run: SimpleNamespace) -> None:
 
 def test_an_artefact_of_another_shape_is_left_out(run: SimpleNamespace) -> None:
     wide = build_model("mlp-small", run.exchange.spec, num_classes=4).eval()
-    path = run.dir / "nodes" / NODES[0] / "artefact" / "model.onnx"
-    path.write_bytes(trace_model(wide, run.exchange.spec).SerializeToString())
+    content = trace_model(wide, run.exchange.spec).SerializeToString()
+    write_graph(run.dir / "nodes" / NODES[0] / "artefact", content)
 
     assert list(compare(run)) == [NODES[1]]
 
@@ -122,7 +127,7 @@ def test_nothing_is_compared_where_it_is_switched_off_or_nothing_collected(run: 
 def test_a_graph_gives_the_features_that_its_model_has(run: SimpleNamespace) -> None:
     x_S = run.exchange.dataset.x_test[:9]
 
-    session = open_with_features(run.dir / "nodes" / NODES[1] / "artefact" / "model.onnx")
+    session = open_with_features(read_graph(run.dir / "nodes" / NODES[1] / "artefact"), options={})
 
     _, features_SD = session.run(None, {session.get_inputs()[0].name: x_S})
     np.testing.assert_allclose(features_SD, compute_features(run.models[1], x_S), rtol=1e-4, atol=1e-5)
@@ -147,13 +152,11 @@ def _lose_the_head(model: onnx.ModelProto) -> None:
 def test_a_graph_that_no_student_has_is_not_run(
     run: SimpleNamespace, spoil: Callable[[onnx.ModelProto], None]
 ) -> None:
-    path = run.dir / "nodes" / NODES[0] / "artefact" / "model.onnx"
-    model = onnx.load(path)
+    model = onnx.load_model_from_string(read_graph(run.dir / "nodes" / NODES[0] / "artefact"))
     spoil(model)
-    path.write_bytes(model.SerializeToString())
 
     with pytest.raises(ArtefactError, match="expected a plain graph"):
-        open_with_features(path)
+        open_with_features(model.SerializeToString(), options={})
 
 
 def test_a_place_is_covered_by_the_mean_of_its_channel() -> None:

@@ -71,16 +71,38 @@ class DeviceProfile(_message.Message):
     def __init__(self, name: _Optional[str] = ..., flash_bytes: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., latency_budget_seconds: _Optional[float] = ..., runtimes: _Optional[_Iterable[str]] = ..., arithmetic: _Optional[_Iterable[str]] = ..., fp32_macs_per_second: _Optional[float] = ..., int8_macs_per_second: _Optional[float] = ..., step_seconds: _Optional[float] = ..., speed_source: _Optional[str] = ..., down_bytes_per_second: _Optional[float] = ..., up_bytes_per_second: _Optional[float] = ..., link_latency_seconds: _Optional[float] = ..., description: _Optional[str] = ...) -> None: ...
 
 class StudentPlan(_message.Message):
-    __slots__ = ("model", "width", "bits", "num_calibration")
+    __slots__ = ("model", "width", "bits", "num_calibration", "steps", "prune_ratio", "importance", "sparsity", "pattern", "energy", "rank", "group_size", "storage", "runtime", "qat")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     WIDTH_FIELD_NUMBER: _ClassVar[int]
     BITS_FIELD_NUMBER: _ClassVar[int]
     NUM_CALIBRATION_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    PRUNE_RATIO_FIELD_NUMBER: _ClassVar[int]
+    IMPORTANCE_FIELD_NUMBER: _ClassVar[int]
+    SPARSITY_FIELD_NUMBER: _ClassVar[int]
+    PATTERN_FIELD_NUMBER: _ClassVar[int]
+    ENERGY_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    GROUP_SIZE_FIELD_NUMBER: _ClassVar[int]
+    STORAGE_FIELD_NUMBER: _ClassVar[int]
+    RUNTIME_FIELD_NUMBER: _ClassVar[int]
+    QAT_FIELD_NUMBER: _ClassVar[int]
     model: str
     width: float
     bits: int
     num_calibration: int
-    def __init__(self, model: _Optional[str] = ..., width: _Optional[float] = ..., bits: _Optional[int] = ..., num_calibration: _Optional[int] = ...) -> None: ...
+    steps: _containers.RepeatedScalarFieldContainer[str]
+    prune_ratio: float
+    importance: str
+    sparsity: float
+    pattern: str
+    energy: float
+    rank: int
+    group_size: int
+    storage: str
+    runtime: str
+    qat: bool
+    def __init__(self, model: _Optional[str] = ..., width: _Optional[float] = ..., bits: _Optional[int] = ..., num_calibration: _Optional[int] = ..., steps: _Optional[_Iterable[str]] = ..., prune_ratio: _Optional[float] = ..., importance: _Optional[str] = ..., sparsity: _Optional[float] = ..., pattern: _Optional[str] = ..., energy: _Optional[float] = ..., rank: _Optional[int] = ..., group_size: _Optional[int] = ..., storage: _Optional[str] = ..., runtime: _Optional[str] = ..., qat: _Optional[bool] = ...) -> None: ...
 
 class InputSpec(_message.Message):
     __slots__ = ("task", "sample_shape", "dtype", "layout", "scale", "mean", "std", "class_names", "feature_names", "num_ids")

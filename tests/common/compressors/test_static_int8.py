@@ -5,16 +5,16 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from common.compressors import fold_constants, quantise_static
+from common.compressors.static_int8 import fold_constants, quantise_static
 from common.errors import FedStillError
 from common.models import build_model, measure_input
 from common.onnx_export import strip_metadata, trace_model
-from common.runtime import open_session, predict_probabilities
+from common.runtime import open_graph, predict_probabilities
 from common.training import predict_logits
 
 
 def run(proto, x):
-    return predict_probabilities(open_session(proto.SerializeToString()), x)
+    return predict_probabilities(open_graph(proto.SerializeToString()), x)
 
 
 def serialise(proto):

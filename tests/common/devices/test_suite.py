@@ -8,7 +8,7 @@ import pytest
 
 from common.devices.graphs import NUM_MACS, SAMPLE_SHAPE, build_graph
 from common.devices.suite import measure_quiet_latency, run_suite
-from common.runtime import open_session
+from common.runtime import open_graph
 
 
 @pytest.mark.parametrize("bits", [32, 8])
@@ -18,8 +18,8 @@ def test_graph_is_valid_onnx(bits: int) -> None:
 
 def test_float_graph_computes_its_convolutions() -> None:
     # Constant inputs and weights: away from the border each layer is a product of counts.
-    session = open_session(build_graph(bits=32))
-    logits = session.run(None, {"samples": np.ones((2, *SAMPLE_SHAPE), np.float32)})[0]
+    predict = open_graph(build_graph(bits=32))
+    logits = predict(np.ones((2, *SAMPLE_SHAPE), np.float32))
     assert logits.shape == (2, 10)
     centre = (9 * 0.001) * (9 * 32 * 0.001) * (9 * 64 * 0.001)
     assert logits.min() > 0
@@ -43,7 +43,7 @@ def test_suite_measures_every_figure() -> None:
 
 
 def test_quiet_latency_is_positive() -> None:
-    session = open_session(build_graph(bits=8))
+    predict = open_graph(build_graph(bits=8))
     assert (
-        0 < measure_quiet_latency(session, np.zeros(SAMPLE_SHAPE, np.float32)[None], budget_seconds=0.02) < 1
+        0 < measure_quiet_latency(predict, np.zeros(SAMPLE_SHAPE, np.float32)[None], budget_seconds=0.02) < 1
     )

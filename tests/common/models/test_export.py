@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from common.compressors import fold_constants, quantise_static
+from common.compressors.static_int8 import fold_constants, quantise_static
 from common.models import MODELS, build_model, measure_input
 from common.onnx_export import strip_metadata, swap_weights, trace_model
 from common.runtime import open_session

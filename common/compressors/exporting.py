@@ -1,0 +1,91 @@
+"""From a trained model to the files that a device runs: a registry of exporters.
+
+One exporter per `compress.runtime`. To add one, write a function from an `ExportJob` to
+an `ExportedModel` and enter it in `EXPORTERS`; what runs its files is entered in
+`common.runtimes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from torch import nn
+
+from common.compressors.plan import CompressionPlan
+from common.compressors.static_int8 import quantise_static
+from common.errors import unknown_name
+from common.models import InputSpec
+from common.onnx_export import strip_metadata
+from common.runtimes.onnx_graph import MODEL_FILE
+
+
+@dataclass(frozen=True)
+class ExportJob:
+    """What an exporter works with."""
+
+    model: nn.Module
+    """The trained model, from raw samples to logits."""
+    graph: onnx.ModelProto
+    """The same in floats, its constants folded."""
+    spec: InputSpec
+    plan: CompressionPlan
+    calibration_S: np.ndarray
+    """Raw samples that set the ranges of activations."""
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    """The files of an artefact's model, and what its manifest says of them."""
+
+    files: dict[str, bytes]
+    method: str
+    speeds_up: bool
+    """Whether the form computes faster than floats; False is smaller storage only."""
+    runtime: str = "onnxruntime"
+    """Its name in `common.runtimes`."""
+    session_options: dict[str, str] = field(default_factory=dict)
+
+
+Exporter = Callable[[ExportJob], ExportedModel]
+
+
+def export_onnx(job: ExportJob) -> ExportedModel:
+    """Writes an ONNX graph: floats, or static int8."""
+    if job.plan.bits == 8:
+        quantised = quantise_static(job.graph, job.calibration_S)
+        method = "static int8 per channel, uint8 activations"
+        kinds = {node.op_type for node in job.graph.graph.node}
+        if kinds & {"GRU", "LSTM"} or job.spec.num_ids:
+            method += "; embeddings and recurrent weights are stored in int8, computed in floats"
+        return ExportedModel({MODEL_FILE: serialise_graph(quantised)}, method, speeds_up=True)
+    return ExportedModel({MODEL_FILE: serialise_graph(job.graph)}, "none", speeds_up=False)
+
+
+EXPORTERS: dict[str, Exporter] = {"onnx": export_onnx}
+
+
+def export_model(job: ExportJob) -> ExportedModel:
+    """Writes the files of a model as its plan says.
+
+    Args:
+        job: The model and its plan.
+
+    Returns:
+        The files; the same weights and samples give the same bytes.
+
+    Raises:
+        ConfigError: Nothing exports for the plan's runtime.
+        FedStillError: The model cannot be exported; the cause is named.
+    """
+    if job.plan.runtime not in EXPORTERS:
+        raise unknown_name("compress.runtime", job.plan.runtime, EXPORTERS)
+    return EXPORTERS[job.plan.runtime](job)
+
+
+def serialise_graph(graph: onnx.ModelProto) -> bytes:
+    """Serialises a graph without what a device does not run; equal graphs give equal bytes."""
+    strip_metadata(graph)
+    return bytes(graph.SerializeToString(deterministic=True))

@@ -1,0 +1,17 @@
+"""`onnxruntime`: a plain ONNX graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from common.runtime import Predictor, open_graph
+from common.runtimes.records import Runtime
+
+MODEL_FILE = "model.onnx"
+
+
+def _open(files: Mapping[str, bytes], *, num_threads: int, options: Mapping[str, str]) -> Predictor:
+    return open_graph(files[MODEL_FILE], num_threads=num_threads, options=options)
+
+
+ONNX_RUNTIME = Runtime("ONNX Runtime", MODEL_FILE, _open, lambda files: files[MODEL_FILE])
