@@ -15,10 +15,12 @@ import onnx
 from torch import nn
 
 from common.compressors.plan import CompressionPlan
+from common.compressors.pte import lower_to_pte
 from common.compressors.static_int8 import quantise_static
 from common.errors import unknown_name
 from common.models import InputSpec
 from common.onnx_export import strip_metadata
+from common.runtimes.executorch_program import MODEL_FILE as PTE_FILE
 from common.runtimes.onnx_graph import MODEL_FILE
 
 
@@ -64,7 +66,15 @@ def export_onnx(job: ExportJob) -> ExportedModel:
     return ExportedModel({MODEL_FILE: serialise_graph(job.graph)}, "none", speeds_up=False)
 
 
-EXPORTERS: dict[str, Exporter] = {"onnx": export_onnx}
+def export_executorch(job: ExportJob) -> ExportedModel:
+    """Writes an ExecuTorch program: floats, or static int8."""
+    calibration_S = job.calibration_S if job.plan.bits == 8 else None
+    program = lower_to_pte(job.model, job.spec, calibration_S=calibration_S)
+    method = "XNNPACK" if calibration_S is None else "PT2E static int8 per channel, XNNPACK"
+    return ExportedModel({PTE_FILE: program}, method, calibration_S is not None, runtime="executorch")
+
+
+EXPORTERS: dict[str, Exporter] = {"executorch": export_executorch, "onnx": export_onnx}
 
 
 def export_model(job: ExportJob) -> ExportedModel:

@@ -334,7 +334,6 @@ class Config(Section):
         missing = [step for step in plan.steps if step != "quantise"]
         missing += [f"bits = {plan.bits}"] if plan.bits in (4, 1) else []
         missing += [plan.storage] if plan.storage == "packed" else []
-        missing += [plan.runtime] if plan.runtime != "onnx" else []
         if missing:
             raise ValueError(f"compress: this version does not know {missing[0]} yet")
         if self.teacher.checkpoint and not self.teacher.checkpoint.endswith(".safetensors"):

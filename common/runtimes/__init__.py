@@ -7,12 +7,13 @@ may be missing imports it inside `open` and raises `ArtefactError` naming the ex
 from __future__ import annotations
 
 from common.errors import ArtefactError
+from common.runtimes.executorch_program import EXECUTORCH
 from common.runtimes.onnx_graph import ONNX_RUNTIME
 from common.runtimes.records import Runtime
 
 __all__ = ["RUNTIMES", "Runtime", "get_runtime"]
 
-RUNTIMES: dict[str, Runtime] = {"onnxruntime": ONNX_RUNTIME}
+RUNTIMES: dict[str, Runtime] = {"executorch": EXECUTORCH, "onnxruntime": ONNX_RUNTIME}
 
 
 def get_runtime(name: str) -> Runtime:
