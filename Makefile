@@ -6,10 +6,14 @@ STAMP := $(VENV)/.installed
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
-.PHONY: simulate test check bench setup generate format constraints clean
+.PHONY: simulate dashboard test check bench setup generate format constraints clean
 
 simulate: setup  ## run the embedded federation: digits, 8 nodes
 	$(BIN)/fedstill simulate $(ARGS)
+
+dashboard: setup  ## a web page of the runs in runs/, until interrupted; ARGS="--port 0" and the like
+	mkdir -p runs
+	$(BIN)/fedstill dashboard $(ARGS)
 
 test: setup  ## run the tests; ARGS="-k name" selects
 	$(BIN)/python -m pytest -n $${PYTEST_WORKERS:-2} --dist loadgroup -m "not alone" $(ARGS)

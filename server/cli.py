@@ -171,6 +171,24 @@ def report(run_dir: Annotated[Path, typer.Argument(help="folder of a finished ru
 
 
 @cli.command()
+def dashboard(
+    runs_dir: Annotated[Path, typer.Argument(help="folder of runs, or one run's")] = Path("runs"),
+    host: Annotated[
+        str, typer.Option(help="address to bind; other than loopback takes a token")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="port to bind; 0: a free one")] = 8700,
+    token: Annotated[
+        str,
+        typer.Option(envvar="FEDSTILL_TOKEN", help="what those who look have to know; made where it lacks"),
+    ] = "",
+) -> None:
+    """Show runs on a web page, live ones as they go, until interrupted."""
+    from server.dashboard import check_binding, serve_dashboard
+
+    serve_dashboard(runs_dir, check_binding(host, port, token), say=typer.echo)
+
+
+@cli.command()
 def doctor(config: ConfigArgument = None, overrides: SetOption = None) -> int:
     """Check that this machine can run a federation."""
     from server.doctor import print_findings, run_doctor

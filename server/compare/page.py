@@ -8,12 +8,13 @@ from string import Template
 from urllib.parse import quote
 
 from server.compare.columns import COLUMNS
-from server.compare.pictures import SERIES, draw_accuracies, draw_rounds, draw_traffic, series_number
+from server.compare.pictures import draw_accuracies, draw_rounds, draw_traffic, series_number
 from server.compare.plan import format_scalar
 from server.compare.records import Cell, Comparison, RunRow, Verdict
 from server.compare.terminal import mark_cells, write_spread
 from server.report.page import render_figure, render_table
 from server.report.style import PAGE
+from server.theme import write_variables
 from server.units import UNKNOWN, format_bytes, format_ratio, format_seconds
 
 _FRAME = PAGE[: PAGE.index("</style>")]
@@ -104,11 +105,8 @@ def render_page(comparison: Comparison) -> str:
 
 
 def _series_style() -> str:
-    def variables(dark: int) -> str:
-        return " ".join(f"--series-{number}: {pair[dark]};" for number, pair in enumerate(SERIES))
-
-    dark = f"@media (prefers-color-scheme: dark) {{ :root {{ {variables(1)} }} }}"
-    return f":root {{ {variables(0)} }}\n{dark}\n"
+    dark = f"@media (prefers-color-scheme: dark) {{ :root {{ {write_variables(1)} }} }}"
+    return f":root {{ {write_variables(0)} }}\n{dark}\n"
 
 
 def _lead(comparison: Comparison) -> str:

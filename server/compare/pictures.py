@@ -14,18 +14,8 @@ from server.compare.plan import format_scalar
 from server.compare.records import Cell, Comparison
 from server.compare.statistics import sample_deviation
 from server.report.pictures import COLOURS, Picture, format_tick, to_svg
+from server.theme import SERIES
 
-# Light and dark; in the finished SVG each light one becomes the page's variable series-0, series-1, …
-SERIES = (
-    ("#1a6d8a", "#63b3cf"),
-    ("#b5522b", "#e08a62"),
-    ("#56782a", "#9cc25f"),
-    ("#7b4fa2", "#b795dd"),
-    ("#946800", "#d9ac45"),
-    ("#bf3a88", "#e884bd"),
-    ("#2d50a7", "#86a4f0"),
-    ("#5b6066", "#a9b1b8"),
-)
 MARKERS = "osD^vPX*"
 DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 MAX_MARKED_ROUNDS = 30

@@ -1,7 +1,12 @@
 """The report's document: its frame and its style sheet, as a `string.Template`."""
 
+from __future__ import annotations
+
+from server.theme import DARK, LIGHT
+
 # No scripts, no fonts, no images from elsewhere: the policy makes the browser hold the page to it.
-PAGE = """<!doctype html>
+PAGE = (
+    """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -13,13 +18,15 @@ PAGE = """<!doctype html>
 <title>$title</title>
 <style>
 :root {
-  --paper: #fcfcfb; --ink: #1c2024; --muted: #5d666e; --line: #dfe2e5; --soft: #f3f4f4;
-  --student: #1f6f8b; --teacher: #b4532a; --control: #98a0a8;
+  """
+    + LIGHT
+    + """
 }
 @media (prefers-color-scheme: dark) {
   :root {
-    --paper: #15181b; --ink: #e4e7ea; --muted: #9aa3ab; --line: #2d3237; --soft: #1c2024;
-    --student: #63b3cf; --teacher: #e08a62; --control: #7d868e;
+    """
+    + DARK
+    + """
   }
 }
 * { box-sizing: border-box; }
@@ -122,3 +129,4 @@ $identity
 </body>
 </html>
 """
+)

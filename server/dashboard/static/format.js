@@ -1,0 +1,80 @@
+// Figures as people read them, in the words of the report: a unit, three digits, a dash for the unknown.
+
+export const UNKNOWN = "–";
+
+const isKnown = (value) => value !== null && value !== undefined && !Number.isNaN(value);
+
+function threeDigits(value) {
+  const size = Math.abs(value);
+  return size >= 99.95 ? value.toFixed(0) : size >= 9.995 ? value.toFixed(1) : value.toFixed(2);
+}
+
+export function formatBytes(bytes) {
+  if (!isKnown(bytes)) return UNKNOWN;
+  let size = bytes;
+  for (const unit of ["B", "kB", "MB", "GB"]) {
+    if (Math.abs(size) < 999.5 || unit === "GB") return unit === "B" ? `${size.toFixed(0)} B` : `${threeDigits(size)} ${unit}`;
+    size /= 1000;
+  }
+  return UNKNOWN;
+}
+
+/** A size on an axis, without idle decimals. */
+export const formatTick = (bytes) => formatBytes(bytes).replace(/\.0+ /, " ").replace(/(\.\d)0 /, "$1 ");
+
+export function formatRatio(ratio, { signed = false } = {}) {
+  if (!isKnown(ratio)) return UNKNOWN;
+  const text = Math.abs(ratio).toFixed(3);
+  const sign = ratio < 0 && Number(text) !== 0 ? "−" : signed ? "+" : "";
+  return sign + text;
+}
+
+export function formatSeconds(seconds) {
+  if (!isKnown(seconds)) return UNKNOWN;
+  if (seconds >= 172800) return `${(seconds / 86400).toFixed(1)} d`;
+  if (seconds >= 7200) return `${(seconds / 3600).toFixed(1)} h`;
+  if (seconds >= 120) return `${(seconds / 60).toFixed(1)} min`;
+  for (const [unit, scale] of [["s", 1], ["ms", 1e3], ["µs", 1e6]]) {
+    if (seconds * scale >= 1 || unit === "µs") return `${threeDigits(seconds * scale)} ${unit}`;
+  }
+  return UNKNOWN;
+}
+
+export const formatCount = (count) => (isKnown(count) ? Math.round(count).toLocaleString("en-GB") : UNKNOWN);
+
+export const formatNumber = (value) => (isKnown(value) ? String(Number(value.toPrecision(3))) : UNKNOWN);
+
+export const formatTimes = (factor) => (isKnown(factor) && Number.isFinite(factor) ? `${threeDigits(factor)}×` : UNKNOWN);
+
+/** How long ago, or when, a moment is. */
+export function formatAge(time) {
+  if (!time) return UNKNOWN;
+  const moment = typeof time === "number" ? time * 1000 : Date.parse(time);
+  const seconds = (Date.now() - moment) / 1000;
+  if (Number.isNaN(seconds)) return UNKNOWN;
+  if (seconds < 5) return "now";
+  if (seconds < 86400 * 3) return `${formatSeconds(Math.floor(seconds)).replace(/\.\d+ s$/, " s")} ago`;
+  return new Date(moment).toISOString().slice(0, 10);
+}
+
+export const formatClock = (time) => (time ? new Date(time).toLocaleTimeString("en-GB") : UNKNOWN);
+
+/** One event of a run's log in a few words. */
+export function describeEvent(event) {
+  const detail = event.detail ? `: ${event.detail}` : "";
+  switch (event.event) {
+    case "run_started": return `run started: ${event.scheme} on ${event.dataset}, ${formatCount(event.num_nodes)} nodes`;
+    case "phase_started": return event.phase === "round" ? `round ${event.round}: ${formatCount(event.total)} nodes selected` : `${event.phase} started`;
+    case "phase_ended": return `${event.phase} done in ${formatSeconds(event.seconds)}`;
+    case "teacher_ready": return `teacher ready: accuracy ${formatRatio(event.accuracy)}, ${formatBytes(event.size_bytes)}`;
+    case "labels_published": return `labels published: entropy ${formatNumber(event.entropy_nats)} nats`;
+    case "reply_dropped": return `reply dropped (${event.reason})${detail}`;
+    case "upload_refused": return `upload refused (${event.reason})${detail}`;
+    case "round_closed": return `round ${event.round} closed: accuracy ${formatRatio(event.accuracy_mean)}, ${formatCount(event.num_replied)} of ${formatCount(event.num_sampled)} replied`;
+    case "privacy_spent": return `privacy: ε ${formatNumber(event.epsilon)} spent`;
+    case "warned": return event.text;
+    case "node_left": return "node left";
+    case "run_finished": return "run finished";
+    default: return String(event.event).replaceAll("_", " ");
+  }
+}
