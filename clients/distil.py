@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from clients.hints import Hint
 from clients.private import LabelledSamples
 from common.losses import DistillLoss
 from common.training import Batch, Optimisation, fit, shuffled_batches
@@ -23,6 +24,13 @@ class SoftLabels:
 
     x_S: np.ndarray | Views
     logits_SC: np.ndarray
+    hint: Hint | None = None
+    """The teacher's features beside them, where the loss compares any."""
+
+    def targets(self, index: np.ndarray) -> torch.Tensor:
+        """Takes what a batch is compared with: logits (B, C), and features behind them if there are."""
+        logits_BC = torch.from_numpy(self.logits_SC[index])
+        return logits_BC if self.hint is None else torch.cat([logits_BC, self.hint.rows(index)], dim=1)
 
 
 @dataclass(frozen=True)
@@ -67,20 +75,23 @@ def distil_student(
     """
     share = distillation.distill_lambda if len(private) else 1.0
     batches = _paired_batches(labels, private, distillation.batch_size, rng)
+    model, loss, num_classes = student, distillation.loss, labels.logits_SC.shape[1]
+    if labels.hint is not None:
+        model, loss = labels.hint.attach(student, loss, example=labels.x_S[:1], num_classes=num_classes)
 
     def loss_terms(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, ...]:
-        public_x, teacher_logits, *rest = batch
+        public_x, targets, *rest = batch
         if not rest:
-            return (distillation.loss(model(public_x), teacher_logits, temperature=distillation.temperature),)
-        logits = model(torch.cat([public_x, rest[0]]))
+            return (loss(model(public_x), targets, temperature=distillation.temperature),)
+        answers = model(torch.cat([public_x, rest[0]]))
         return (
-            distillation.loss(logits[: len(public_x)], teacher_logits, temperature=distillation.temperature),
-            functional.cross_entropy(logits[len(public_x) :], rest[1]),
+            loss(answers[: len(public_x)], targets, temperature=distillation.temperature),
+            functional.cross_entropy(answers[len(public_x) :, :num_classes], rest[1]),
         )
 
     weights = (share, 1 - share) if len(private) else (1.0,)
     terms = fit(
-        student,
+        model,
         batches,
         loss_terms,
         loss_weights=weights,
@@ -97,14 +108,14 @@ def _paired_batches(
     public_indices = shuffled_batches(len(labels.x_S), batch_size, rng)
     if not len(private):
         for index in public_indices:
-            yield torch.from_numpy(labels.x_S[index]), torch.from_numpy(labels.logits_SC[index])
+            yield torch.from_numpy(labels.x_S[index]), labels.targets(index)
     private_size = min(max(1, batch_size // 2), len(private))
     private_indices = shuffled_batches(len(private), private_size, rng)
     for index in public_indices:
         private_index = next(private_indices)
         yield (
             torch.from_numpy(labels.x_S[index]),
-            torch.from_numpy(labels.logits_SC[index]),
+            labels.targets(index),
             torch.from_numpy(private.x_S[private_index]),
             torch.from_numpy(private.y_S[private_index]),
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from clients.distil import SoftLabels
+from clients.hints import Hint
 from clients.labels import FetchedArray, LabelCache
 from clients.node_store import NodeStore
 from clients.private import PrivateData, load_public_samples
@@ -15,6 +16,7 @@ from common.arrays import digest_array
 from common.config import Config
 from common.encoders import Encoder, encoder_from_json
 from common.errors import DigestError, ExchangeError
+from common.seeding import stream_seed
 from common.views import Views
 from protos.fedstill.v1 import fleet_pb2
 
@@ -36,6 +38,7 @@ class Fetcher:
         """Fetches nothing yet."""
         self._node = node
         self._source = source
+        self.node_id = node.private.node_id
         self.wire_bytes = 0
 
     def fetch(self, digest: bytes) -> np.ndarray:
@@ -79,9 +82,10 @@ def fetch_shared(fetcher: Fetcher, source: fleet_pb2.LabelSource) -> Rows | None
 
 
 def fetch_labels(
-    fetcher: Fetcher, source: fleet_pb2.LabelSource, rows: np.ndarray | Views | None
+    fetcher: Fetcher, task: fleet_pb2.TaskRequest, rows: np.ndarray | Views | None
 ) -> SoftLabels | None:
-    """Fetches the soft labels of the public rows; None where a scheme has none yet."""
+    """Fetches the soft labels of the public rows, and features beside; None where there are none yet."""
+    source = task.labels
     if not source.label_set_id or rows is None:
         return None
     logits = fetcher.fetch(source.labels_digest)
@@ -89,4 +93,11 @@ def fetch_labels(
         raise ExchangeError(
             f"expected a soft label for each of {len(rows)} public samples, got {len(logits)}"
         )
-    return SoftLabels(rows, logits)
+    if not source.features_digest:
+        return SoftLabels(rows, logits)
+    features = fetcher.fetch(source.features_digest)
+    if len(rows) != len(features):
+        raise ExchangeError(f"expected features of each of {len(rows)} public samples, got {len(features)}")
+    hyper = task.hyperparameters
+    seed = stream_seed(task.seed, "feature-projection", node=fetcher.node_id)
+    return SoftLabels(rows, logits, Hint(hyper.loss, features, hyper.feature_weight, seed))

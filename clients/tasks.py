@@ -98,7 +98,7 @@ def run_task(node: NodeContext, task: fleet_pb2.TaskRequest) -> fleet_pb2.TaskRe
         rows = (
             None if public is None else open_views(public, views_from_proto(task.labels.views), design.spec)
         )
-        labels = fetch_labels(fetcher, task.labels, rows)
+        labels = fetch_labels(fetcher, task, rows)
         shared = fetch_shared(fetcher, task.labels)
         evaluation = fetcher.fetch(task.labels.evaluation_digest)
         validation = fetcher.fetch(task.labels.validation_digest)

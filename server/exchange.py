@@ -73,6 +73,20 @@ class Exchange:
             array_bytes=self.publication.array_bytes | _sizes(encodings),
         )
 
+    def publish_features(self, features: np.ndarray) -> None:
+        """Publishes the teacher's features of the public rows, in the order of their soft labels.
+
+        Args:
+            features: Features (S, D) or attention maps (S, *places), float16.
+        """
+        digest = self.store.publish_samples(features, chunk_bytes=self.config.exchange.chunk_bytes)
+        size = self.store.array(digest).num_bytes
+        self.publication = replace(
+            self.publication,
+            features_digest=digest,
+            array_bytes=self.publication.array_bytes | {digest.hex(): size},
+        )
+
     def publish_rows(self, values: np.ndarray, counts_R: np.ndarray) -> None:
         """Publishes class means, prototypes or weights (R, D), float32, for the next round."""
         digest = self.store.publish_samples(

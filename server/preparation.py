@@ -12,7 +12,7 @@ from common.config import Config
 from common.datasets import load_dataset, split_dataset
 from common.errors import ConfigError
 from common.files import atomic_path
-from common.losses import get_loss
+from common.losses import FEATURE_LOSSES, get_loss
 from common.models import measure_input
 from common.training import count_bytes, count_parameters, digest_weights, save_weights
 from server.aggregators import get_aggregator
@@ -20,12 +20,13 @@ from server.checkpoints import FederationState
 from server.encoding import encode_dataset
 from server.events import LabelsPublished, Observer, PhaseAdvanced, TeacherReady, Warned, timed_phase
 from server.exchange import Exchange
+from server.hints import publish_hints
 from server.label_figures import measure_entropy
 from server.labels import LabelStore
 from server.planner.codecs import AUTO
 from server.planner.planner import read_profiles
 from server.publication import publish_public, publish_samples
-from server.schemes import get_scheme
+from server.schemes import SCHEMES, get_scheme
 from server.scoring import Truth, measure_accuracy
 from server.summarise import TeacherFacts
 from server.teacher import Teacher, label_samples, make_teacher, measure_teacher_latency
@@ -65,6 +66,12 @@ def check_names(config: Config) -> None:
         get_codec(config.exchange.codec)
     read_profiles(config)
     get_aggregator(config.federation.aggregator)
+    if config.distill.loss in FEATURE_LOSSES and not scheme.has_teacher:
+        known = ", ".join(name for name, other in SCHEMES.items() if other.has_teacher)
+        raise ConfigError(
+            f"distill.loss = {config.distill.loss} compares features with a teacher's, and the scheme"
+            f" {config.federation.scheme} has no teacher; use one of {known}, or another loss"
+        )
     if scheme.shares_architecture and "," in config.student.model:
         raise ConfigError(
             f"the scheme {config.federation.scheme} averages weights position by position and needs one"
@@ -184,6 +191,7 @@ def _publish_soft_labels(run: Run, exchange: Exchange) -> None:
                 on_batch=lambda done: run.observe(PhaseAdvanced("labels", done)),
             )
         exchange.publish_labels(logits, origin=origin)
+        publish_hints(exchange, teacher.model)
     entropy = measure_entropy(logits, temperature=run.config.distill.temperature)
     run.observe(LabelsPublished(0, entropy))
 

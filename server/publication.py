@@ -52,6 +52,7 @@ class Publication:
     encodings: tuple[Encoding, ...] = ()
     """All forms of the soft labels that nodes may get; `codec` and `labels_digest` are the usual one."""
     views: ViewPlan = field(default_factory=ViewPlan)
+    features_digest: bytes = b""
     array_bytes: dict[str, int] = field(default_factory=dict)
 
     def in_codec(self, codec: str) -> Publication:
@@ -76,6 +77,7 @@ class Publication:
             knowledge_digest=self.knowledge_digest,
             knowledge_counts=self.knowledge_counts,
             views=views_to_proto(self.views),
+            features_digest=self.features_digest,
         )
 
     def input(self) -> fleet_pb2.InputSpec:

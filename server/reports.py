@@ -145,7 +145,14 @@ def account_traffic(node: NodeState, score: ReplyScore, publication: Publication
     labels, public, evaluation = publication.labels_digest, publication.public_digest, []
     evaluation = [publication.evaluation_digest, publication.validation_digest]
     down = score.task_bytes + _count_once(
-        node, [labels, publication.knowledge_digest, publication.encoder_digest], publication
+        node,
+        [
+            labels,
+            publication.features_digest,
+            publication.knowledge_digest,
+            publication.encoder_digest,
+        ],
+        publication,
     )
     samples = _count_once(node, [public], publication)
     predictions = score.prediction_bytes + _count_once(node, evaluation, publication)

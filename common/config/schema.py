@@ -104,7 +104,13 @@ class StudentConfig(Section):
 class DistillConfig(Section):
     """How a student learns from soft labels and from its private data."""
 
-    loss: str = Field("kl", description="name from the loss registry")
+    loss: str = Field(
+        "kl",
+        description="name from the loss registry; hint and attention compare features beside soft labels",
+    )
+    feature_weight: float = Field(
+        1.0, ge=0, le=1000, description="hint, attention: weight of the features beside the soft labels"
+    )
     temperature: float = Field(4.0, gt=0, le=100, description="softens teacher and student alike")
     lambda_: float = Field(
         0.9,

@@ -7,8 +7,10 @@ from typing import Protocol
 import torch
 
 from common.errors import unknown_name
+from common.losses.attention import attention_distance
 from common.losses.dist import relation_distance
 from common.losses.dkd import decoupled_divergence
+from common.losses.hint import hint_distance
 from common.losses.kl import kl_divergence
 from common.losses.mse import squared_error
 from common.losses.ntd import not_true_divergence
@@ -23,6 +25,14 @@ class DistillLoss(Protocol):
     ) -> torch.Tensor: ...
 
 
+class FeatureLoss(Protocol):
+    """Measures how far a student's features (S, D) are from its teacher's (S, D)."""
+
+    def __call__(
+        self, student_features_SD: torch.Tensor, teacher_features_SD: torch.Tensor, /
+    ) -> torch.Tensor: ...
+
+
 LOSSES: dict[str, DistillLoss] = {
     "dist": relation_distance,
     "dkd": decoupled_divergence,
@@ -33,8 +43,22 @@ LOSSES: dict[str, DistillLoss] = {
 }
 
 
+FEATURE_LOSSES: dict[str, FeatureLoss] = {
+    "attention": attention_distance,
+    "hint": hint_distance,
+}
+# What compares logits where features are compared too.
+BESIDE_FEATURES = "kl"
+
+
 def get_loss(name: str) -> DistillLoss:
-    """Looks a loss up by name; raises `ConfigError` with the known ones."""
+    """Looks up what compares logits: the loss of that name, or `kl` beside a loss of features.
+
+    Raises:
+        ConfigError: The name is in neither registry; the known ones are listed.
+    """
+    if name in FEATURE_LOSSES:
+        return LOSSES[BESIDE_FEATURES]
     if name not in LOSSES:
-        raise unknown_name("distill.loss", name, LOSSES)
+        raise unknown_name("distill.loss", name, [*LOSSES, *FEATURE_LOSSES])
     return LOSSES[name]

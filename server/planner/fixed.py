@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from common.config import Config
+from common.losses import FEATURE_LOSSES
 from common.models import InputSpec, resolve_model
 from common.wire import plan_to_proto
 from protos.fedstill.v1 import fleet_pb2
@@ -42,4 +43,5 @@ def plan_training(config: Config, *, num_steps: int) -> fleet_pb2.Hyperparameter
         learning_rate=distill.learning_rate,
         weight_decay=distill.weight_decay,
         proximal_mu=config.federation.proximal_mu,
+        feature_weight=distill.feature_weight if distill.loss in FEATURE_LOSSES else 0.0,
     )

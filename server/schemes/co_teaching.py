@@ -29,6 +29,7 @@ from common.training import (
     steps_per_epoch,
 )
 from server.exchange import Exchange
+from server.hints import publish_hints
 from server.label_figures import measure_divergence
 from server.schemes.ensemble import aggregate_logits
 from server.schemes.records import Contribution
@@ -122,3 +123,4 @@ def _relabel(exchange: Exchange, teacher: Teacher) -> None:
         num_threads=exchange.config.teacher.num_threads,
     )
     exchange.publish_labels(logits_SC, origin=digest_weights(teacher.model))
+    publish_hints(exchange, teacher.model)

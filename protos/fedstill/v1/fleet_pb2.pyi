@@ -129,7 +129,7 @@ class InputSpec(_message.Message):
     def __init__(self, task: _Optional[str] = ..., sample_shape: _Optional[_Iterable[int]] = ..., dtype: _Optional[str] = ..., layout: _Optional[str] = ..., scale: _Optional[float] = ..., mean: _Optional[_Iterable[float]] = ..., std: _Optional[_Iterable[float]] = ..., class_names: _Optional[_Iterable[str]] = ..., feature_names: _Optional[_Iterable[str]] = ..., num_ids: _Optional[int] = ...) -> None: ...
 
 class LabelSource(_message.Message):
-    __slots__ = ("address", "label_set_id", "codec", "temperature", "labels_digest", "public_digest", "evaluation_digest", "validation_digest", "encoder_digest", "knowledge_digest", "knowledge_counts", "views")
+    __slots__ = ("address", "label_set_id", "codec", "temperature", "labels_digest", "public_digest", "evaluation_digest", "validation_digest", "encoder_digest", "knowledge_digest", "knowledge_counts", "views", "features_digest")
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     LABEL_SET_ID_FIELD_NUMBER: _ClassVar[int]
     CODEC_FIELD_NUMBER: _ClassVar[int]
@@ -142,6 +142,7 @@ class LabelSource(_message.Message):
     KNOWLEDGE_DIGEST_FIELD_NUMBER: _ClassVar[int]
     KNOWLEDGE_COUNTS_FIELD_NUMBER: _ClassVar[int]
     VIEWS_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_DIGEST_FIELD_NUMBER: _ClassVar[int]
     address: str
     label_set_id: str
     codec: str
@@ -154,7 +155,8 @@ class LabelSource(_message.Message):
     knowledge_digest: bytes
     knowledge_counts: _containers.RepeatedScalarFieldContainer[float]
     views: ViewPlan
-    def __init__(self, address: _Optional[str] = ..., label_set_id: _Optional[str] = ..., codec: _Optional[str] = ..., temperature: _Optional[float] = ..., labels_digest: _Optional[bytes] = ..., public_digest: _Optional[bytes] = ..., evaluation_digest: _Optional[bytes] = ..., validation_digest: _Optional[bytes] = ..., encoder_digest: _Optional[bytes] = ..., knowledge_digest: _Optional[bytes] = ..., knowledge_counts: _Optional[_Iterable[float]] = ..., views: _Optional[_Union[ViewPlan, _Mapping]] = ...) -> None: ...
+    features_digest: bytes
+    def __init__(self, address: _Optional[str] = ..., label_set_id: _Optional[str] = ..., codec: _Optional[str] = ..., temperature: _Optional[float] = ..., labels_digest: _Optional[bytes] = ..., public_digest: _Optional[bytes] = ..., evaluation_digest: _Optional[bytes] = ..., validation_digest: _Optional[bytes] = ..., encoder_digest: _Optional[bytes] = ..., knowledge_digest: _Optional[bytes] = ..., knowledge_counts: _Optional[_Iterable[float]] = ..., views: _Optional[_Union[ViewPlan, _Mapping]] = ..., features_digest: _Optional[bytes] = ...) -> None: ...
 
 class ViewPlan(_message.Message):
     __slots__ = ("seed", "num_views", "mixup_ratio", "flips", "recipe")
@@ -171,7 +173,7 @@ class ViewPlan(_message.Message):
     def __init__(self, seed: _Optional[int] = ..., num_views: _Optional[int] = ..., mixup_ratio: _Optional[float] = ..., flips: _Optional[bool] = ..., recipe: _Optional[int] = ...) -> None: ...
 
 class Hyperparameters(_message.Message):
-    __slots__ = ("scheme", "loss", "temperature", "distill_lambda", "num_steps", "batch_size", "learning_rate", "weight_decay", "proximal_mu")
+    __slots__ = ("scheme", "loss", "temperature", "distill_lambda", "num_steps", "batch_size", "learning_rate", "weight_decay", "proximal_mu", "feature_weight")
     SCHEME_FIELD_NUMBER: _ClassVar[int]
     LOSS_FIELD_NUMBER: _ClassVar[int]
     TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
@@ -181,6 +183,7 @@ class Hyperparameters(_message.Message):
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_DECAY_FIELD_NUMBER: _ClassVar[int]
     PROXIMAL_MU_FIELD_NUMBER: _ClassVar[int]
+    FEATURE_WEIGHT_FIELD_NUMBER: _ClassVar[int]
     scheme: str
     loss: str
     temperature: float
@@ -190,7 +193,8 @@ class Hyperparameters(_message.Message):
     learning_rate: float
     weight_decay: float
     proximal_mu: float
-    def __init__(self, scheme: _Optional[str] = ..., loss: _Optional[str] = ..., temperature: _Optional[float] = ..., distill_lambda: _Optional[float] = ..., num_steps: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., proximal_mu: _Optional[float] = ...) -> None: ...
+    feature_weight: float
+    def __init__(self, scheme: _Optional[str] = ..., loss: _Optional[str] = ..., temperature: _Optional[float] = ..., distill_lambda: _Optional[float] = ..., num_steps: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., proximal_mu: _Optional[float] = ..., feature_weight: _Optional[float] = ...) -> None: ...
 
 class TaskRequest(_message.Message):
     __slots__ = ("run_id", "round", "base_round", "labels", "plan", "hyperparameters", "deadline_seconds", "seed", "input", "wants_upload", "shared_round", "upload_codec")
