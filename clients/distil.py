@@ -13,8 +13,9 @@ from torch.nn import functional
 
 from clients.hints import Hint
 from clients.private import LabelledSamples
+from common.compressors.recovery import Recovery
 from common.losses import DistillLoss
-from common.training import Batch, Optimisation, fit, shuffled_batches
+from common.training import Batch, Optimisation, TrainingGuest, fit, shuffled_batches
 from common.views import Views
 
 
@@ -53,6 +54,7 @@ def distil_student(
     num_steps: int,
     rng: np.random.Generator,
     on_step: Callable[[int], bool] | None = None,
+    guest: TrainingGuest | None = None,
 ) -> tuple[float, float]:
     """Trains a student on soft labels and private labels together.
 
@@ -68,6 +70,7 @@ def distil_student(
         num_steps: Optimiser steps.
         rng: Source of the batches.
         on_step: As for `fit`.
+        guest: As for `fit`.
 
     Returns:
         Distillation loss and cross-entropy on private labels at the end of training;
@@ -98,6 +101,7 @@ def distil_student(
         num_steps=num_steps,
         optimisation=optimisation,
         on_step=on_step,
+        guest=guest,
     )
     return terms[0], terms[1] if len(terms) > 1 else float("nan")
 
@@ -131,12 +135,13 @@ def train_alone(
     num_steps: int,
     rng: np.random.Generator,
     on_step: Callable[[int], bool] | None = None,
+    guest: Recovery | None = None,
 ) -> float:
     """Trains a student on private data alone: the control beside every distilled one.
 
     The control gets the steps that the student had, and keeps the weights that did
     best on the node's validation part (looked at twenty times), so that it is not
-    weak by overfitting.
+    weak by overfitting; while a guest still removes parts, it does not look.
 
     Args:
         student: Trained in place.
@@ -147,16 +152,18 @@ def train_alone(
         num_steps: Optimiser steps.
         rng: Source of the batches.
         on_step: As for `fit`.
+        guest: What compresses it meanwhile.
 
     Returns:
         Cross-entropy on private labels at the end of training.
     """
     best_loss, best_state = float("inf"), None
     interval = max(1, num_steps // 20)
+    first = 0 if guest is None else guest.settled_step
 
     def look(step: int) -> bool:
         nonlocal best_loss, best_state
-        if len(validation) and (step % interval == 0 or step == num_steps):
+        if len(validation) and step > first and (step % interval == 0 or step == num_steps):
             loss = _cross_entropy(student, validation)
             if loss < best_loss:
                 best_loss, best_state = loss, copy.deepcopy(student.state_dict())
@@ -170,6 +177,7 @@ def train_alone(
         num_steps=num_steps,
         optimisation=optimisation,
         on_step=look,
+        guest=guest,
     )
     if best_state is not None:
         student.load_state_dict(best_state)

@@ -18,8 +18,8 @@ import numpy as np
 from torch import nn
 
 from clients.schemes import Rows
+from common.compressors.structure import load_compressed
 from common.errors import CheckpointError, ExchangeError
-from common.training import load_weights
 
 ROWS_FILE = "rows.npz"
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -60,7 +60,7 @@ class NodeStore:
         """Loads the student of a committed round.
 
         Args:
-            model: Receives the weights.
+            model: Receives the weights, and the shapes that compression left.
             base_round: The round; 0 is the initial student, which the model has already.
 
         Returns:
@@ -70,7 +70,7 @@ class NodeStore:
         if base_round == 0:
             return True
         try:
-            load_weights(model, self.student_path(base_round))
+            load_compressed(model, self.student_path(base_round))
         except CheckpointError:
             return False
         return True

@@ -15,6 +15,7 @@ from torch import nn
 from common.compressors import CompressionPlan
 from common.compressors.exporting import ExportedModel, ExportJob, export_model, serialise_graph
 from common.compressors.static_int8 import fold_constants
+from common.compressors.structure import reshape_model, shapes_of
 from common.models import InputSpec, build_model
 from common.onnx_export import swap_weights, trace_model
 from common.runtime import describe_host
@@ -48,8 +49,16 @@ def build_student(design: StudentDesign, *, seed: int) -> nn.Module:
 
 
 @functools.lru_cache(maxsize=8)
-def _trace(model: str, width: float, spec: InputSpec, num_classes: int) -> onnx.ModelProto:
-    return trace_model(build_model(model, spec, num_classes=num_classes, width=width), spec)
+def _trace(
+    name: str,
+    width: float,
+    spec: InputSpec,
+    num_classes: int,
+    shapes: tuple[tuple[str, tuple[int, ...]], ...],
+) -> onnx.ModelProto:
+    model = build_model(name, spec, num_classes=num_classes, width=width)
+    reshape_model(model, dict(shapes), origin="the student")
+    return trace_model(model, spec)
 
 
 def export_student(
@@ -66,7 +75,8 @@ def export_student(
         Its graph and its files; the same weights and samples give the same bytes.
     """
     with torch.random.fork_rng(devices=[]):  # tracing builds a model and draws its weights
-        traced = _trace(design.model, design.width, design.spec, len(design.class_names))
+        shapes = tuple(shapes_of(student).items())
+        traced = _trace(design.model, design.width, design.spec, len(design.class_names), shapes)
     fp32 = fold_constants(swap_weights(traced, student))
     fp32_model = serialise_graph(fp32)
     job = ExportJob(student, fp32, design.spec, design.compression, calibration_S)
@@ -79,6 +89,7 @@ def describe_student(
     exported: ExportedStudent,
     *,
     num_calibration: int,
+    costs: list[dict[str, Any]],
     origin: dict[str, Any],
 ) -> dict[str, Any]:
     """Writes the part of an artefact's manifest that is known before it is evaluated.
@@ -88,6 +99,7 @@ def describe_student(
         design: Its design.
         exported: Its files.
         num_calibration: Samples that set the ranges.
+        costs: What each step of compression cost.
         origin: Run, node, round and digest of the student.
 
     Returns:
@@ -114,6 +126,7 @@ def describe_student(
             "speeds_up": model.speeds_up,
             "bits": design.compression.bits,
             "num_calibration": num_calibration,
+            "steps": costs,
             "plan": design.compression.to_json(),
         },
         "versions": {name: metadata.version(name) for name in ("fedstill", "onnxruntime", "torch")},

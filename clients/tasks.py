@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -24,9 +25,11 @@ from common.artefact import (
     digest_files,
     list_artefact_files,
     read_artefact,
+    read_costs,
     write_artefact,
 )
 from common.compressors.exporting import ExportedModel
+from common.compressors.recovery import Recovery, make_recovery
 from common.encoders import Encoder
 from common.errors import ExchangeError
 from common.losses import get_loss
@@ -39,6 +42,7 @@ from common.training import (
     count_parameters,
     deterministic,
     digest_weights,
+    predict_logits,
     save_weights,
 )
 from common.views import Views, open_views
@@ -104,8 +108,10 @@ def run_task(node: NodeContext, task: fleet_pb2.TaskRequest) -> fleet_pb2.TaskRe
         validation = fetcher.fetch(task.labels.validation_digest)
     initial = build_student(design, seed=_weights_seed(task, node_id))
     found = node.store.load_student(initial, base_round=task.base_round)
+    costs = read_costs(node.store.artefact_dir(task.base_round)) if found and task.base_round else []
+    recovery = _make_recovery(node, design, costs)
     with watch.phase("train"):
-        outcome = _learn(node, task, initial, rows, labels, shared, give_up)
+        outcome = _learn(node, task, initial, rows, labels, shared, recovery, give_up)
     student = outcome.student
     with watch.phase("export"):
         calibration = node.private.train.x_S if public is None else public
@@ -117,6 +123,7 @@ def run_task(node: NodeContext, task: fleet_pb2.TaskRequest) -> fleet_pb2.TaskRe
         design,
         exported,
         num_calibration=len(calibration),
+        costs=costs,
         origin={
             "run_id": task.run_id,
             "node_id": node_id,
@@ -126,6 +133,8 @@ def run_task(node: NodeContext, task: fleet_pb2.TaskRequest) -> fleet_pb2.TaskRe
     )
     with watch.phase("evaluate"):
         reply = _evaluate(node, exported, evaluation, validation)
+    if design.compression.bits != 32 or design.compression.storage == "packed":
+        manifest["compression"]["steps"].append(_quantising_cost(node, exported, reply, count_bytes(student)))
     manifest["split"] = {"seed": task.seed, "test_fraction": node.config.data.test_fraction}
     manifest["private_accuracy"] = {
         "value": reply.private_test_accuracy if len(node.private.test) else None,
@@ -191,6 +200,7 @@ def _learn(
     public: np.ndarray | Views | None,
     labels: SoftLabels | None,
     shared: Rows | None,
+    recovery: Callable[[int], Recovery] | None,
     give_up: Callable[[int], bool],
 ) -> Outcome:
     hyper = task.hyperparameters
@@ -215,9 +225,27 @@ def _learn(
         selective_quantile=node.config.federation.selective_quantile,
         rng=stream(task.seed, "student-batches", node=node_id, round_number=task.round),
         on_step=give_up,
+        recovery=recovery,
     )
     with deterministic(torch_seed, num_threads=node.config.federation.threads_per_node):
         return get_learner(hyper.scheme)(lesson)
+
+
+def _make_recovery(
+    node: NodeContext, design: StudentDesign, costs: list[dict[str, Any]]
+) -> Callable[[int], Recovery] | None:
+    """Makes what compresses a student while it trains; the node's validation part says what it costs."""
+    if not design.compression.changes_training:
+        return None
+    samples = node.private.validation
+
+    def measure(model: nn.Module) -> float | None:
+        if not len(samples):
+            return None
+        return float(np.mean(predict_logits(model, samples.x_S).argmax(axis=1) == samples.y_S))
+
+    untouched = build_student(design, seed=0)
+    return make_recovery(design.compression, design.spec, design=untouched, measure=measure, costs=costs)
 
 
 def _encoded(node: NodeContext, encoder: Encoder | None) -> NodeContext:
@@ -247,6 +275,22 @@ def _evaluate(
         private_validation_accuracy=_private_accuracy(predict, node.private.validation),
         private_test_accuracy=_private_accuracy(predict, node.private.test),
     )
+
+
+def _quantising_cost(
+    node: NodeContext, exported: ExportedStudent, reply: fleet_pb2.TaskResponse, fp32_bytes: int
+) -> dict[str, Any]:
+    samples = node.private.validation
+    after = reply.private_validation_accuracy
+    return {
+        "step": "quantise",
+        "accuracy_before": _private_accuracy(open_graph(exported.fp32_model), samples)
+        if len(samples)
+        else None,
+        "accuracy_at_once": after if len(samples) else None,
+        "bytes_before": fp32_bytes,
+        "bytes_after": sum(map(len, exported.model.files.values())),
+    }
 
 
 def _open(model: ExportedModel) -> Predictor:
@@ -280,6 +324,7 @@ def train_control(node: NodeContext, request: fleet_pb2.ControlRequest) -> fleet
     node_id = node.private.node_id
     control = build_student(design, seed=stream_seed(request.seed, "student-weights", node=node_id))
     torch_seed = stream_seed(request.seed, "control-torch", node=node_id)
+    recovery = _make_recovery(node, design, [])
     with deterministic(torch_seed, num_threads=node.config.federation.threads_per_node):
         train_alone(
             control,
@@ -291,6 +336,7 @@ def train_control(node: NodeContext, request: fleet_pb2.ControlRequest) -> fleet
             ),
             num_steps=request.hyperparameters.num_steps,
             rng=stream(request.seed, "control-batches", node=node_id),
+            guest=None if recovery is None else recovery(request.hyperparameters.num_steps),
         )
     calibration = node.private.train.x_S[: request.plan.num_calibration]
     predict = _open(export_student(control, design, calibration_S=calibration).model)

@@ -224,6 +224,15 @@ def read_graph(folder: Path) -> bytes:
     return runtime.to_graph(files)
 
 
+def read_costs(folder: Path) -> list[dict[str, Any]]:
+    """Reads what each step of compression cost, from a manifest; empty where it does not say."""
+    try:
+        steps = _read_manifest(folder).get("compression", {}).get("steps", [])
+    except (ArtefactError, AttributeError):
+        return []
+    return [dict(step) for step in steps if isinstance(step, dict) and step.get("step") != "quantise"]
+
+
 def _incomplete(error: OSError) -> ArtefactError:
     return ArtefactError(
         f"expected an artefact folder with {MANIFEST_FILE} and what it lists, as {MODEL_FILE}: {error}"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -24,6 +25,16 @@ class Optimisation:
 
     learning_rate: float
     weight_decay: float
+
+
+class TrainingGuest(Protocol):
+    """Takes part in a training: compresses the model while it learns."""
+
+    def after_backward(self, model: nn.Module, step: int) -> None:
+        """Called with the gradients of step 1, 2, … in place, before the optimiser uses them."""
+
+    def after_step(self, model: nn.Module, step: int) -> bool:
+        """Called after the optimiser; True says that parameters were replaced by new ones."""
 
 
 @contextmanager
@@ -87,6 +98,7 @@ def fit(
     num_steps: int,
     optimisation: Optimisation,
     on_step: Callable[[int], bool] | None = None,
+    guest: TrainingGuest | None = None,
 ) -> tuple[float, ...]:
     """Trains a model in place for a number of steps.
 
@@ -98,6 +110,7 @@ def fit(
         num_steps: Optimiser steps, above 0.
         optimisation: Optimiser and schedule, fresh for this call.
         on_step: Called with the number of steps done; True ends training early.
+        guest: Takes part between the steps, and may change the model's parameters.
 
     Returns:
         Mean of each term, unweighted, over the last tenth of the steps that were made.
@@ -119,7 +132,11 @@ def fit(
         optimiser.zero_grad(set_to_none=True)
         terms = torch.stack(loss_fn(model, next(batches)))
         (terms * weights).sum().backward()  # type: ignore[no-untyped-call]
+        if guest is not None:
+            guest.after_backward(model, step)
         optimiser.step()
+        if guest is not None and guest.after_step(model, step):
+            _adopt_parameters(optimiser, model)
         if step < num_steps:
             schedule.step()
         history.append(terms.detach())
@@ -128,6 +145,14 @@ def fit(
     model.eval()
     tail = history[-max(1, len(history) // 10) :]
     return tuple(torch.stack(tail).mean(dim=0).tolist())
+
+
+def _adopt_parameters(optimiser: torch.optim.Optimizer, model: nn.Module) -> None:
+    # Those that are new begin with no momentum, at the place that the schedule has reached.
+    parameters = list(model.parameters())
+    optimiser.param_groups[0]["params"] = parameters
+    for gone in optimiser.state.keys() - set(parameters):
+        del optimiser.state[gone]
 
 
 def predict_logits(model: nn.Module, x_S: np.ndarray | Views, *, batch_size: int = 256) -> np.ndarray:

@@ -18,6 +18,7 @@ from onnxruntime import InferenceSession
 from torch import nn
 
 from common.artefact import read_files, read_graph
+from common.compressors.structure import load_compressed
 from common.config import Config
 from common.encoders import PADDING
 from common.errors import ArtefactError, CheckpointError
@@ -26,7 +27,7 @@ from common.models import InputSpec, build_model
 from common.quality import divide_sample, linear_cka, occlusion_saliency, saliency_agreement
 from common.runtime import open_session
 from common.seeding import stream, stream_seed
-from common.training import deterministic, load_weights, predict_logits
+from common.training import deterministic, predict_logits
 from server.checkpoints import FederationState
 from server.events import Observer, Warned
 from server.exchange import Exchange
@@ -130,7 +131,7 @@ def _compare_node(
     untrained, student = (
         build_model(plan.model, exchange.spec, num_classes=num_classes, width=plan.width) for _ in range(2)
     )
-    load_weights(student, nodes_dir / node_id / "student.safetensors")
+    load_compressed(student, nodes_dir / node_id / "student.safetensors")
     artefact_dir = nodes_dir / node_id / "artefact"
     manifest, _ = read_files(artefact_dir)
     session = open_with_features(read_graph(artefact_dir), options=manifest.get("session_options", {}))

@@ -53,6 +53,7 @@ def fit_by_class(
         num_steps=lesson.num_steps,
         optimisation=lesson.optimisation,
         on_step=lesson.on_step,
+        guest=lesson.guest(),
     )
     return (float("nan") if targets is None else terms[1]), terms[0]
 

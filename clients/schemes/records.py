@@ -10,6 +10,7 @@ from torch import nn
 
 from clients.distil import Distillation, SoftLabels
 from clients.private import LabelledSamples
+from common.compressors.recovery import Recovery
 from common.training import Optimisation
 from common.views import Views
 
@@ -52,6 +53,12 @@ class Lesson:
     """Share of the node's own samples that bounds what it speaks about; 0: it speaks about all."""
     rng: np.random.Generator
     on_step: Callable[[int], bool]
+    recovery: Callable[[int], Recovery] | None = None
+    """From a number of steps to what compresses the student meanwhile; None: nothing does."""
+
+    def guest(self) -> Recovery | None:
+        """Makes what compresses the student during this lesson's steps."""
+        return None if self.recovery is None else self.recovery(self.num_steps)
 
 
 @dataclass(frozen=True)

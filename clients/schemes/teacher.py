@@ -21,6 +21,7 @@ def learn_from_teacher(lesson: Lesson) -> Outcome:
         num_steps=lesson.num_steps,
         rng=lesson.rng,
         on_step=lesson.on_step,
+        guest=lesson.guest(),
     )
     return Outcome(lesson.student, distillation_loss, private_loss)
 
@@ -36,5 +37,6 @@ def learn_alone(lesson: Lesson) -> Outcome:
         num_steps=lesson.num_steps,
         rng=lesson.rng,
         on_step=lesson.on_step,
+        guest=lesson.guest(),
     )
     return Outcome(lesson.student, float("nan"), loss)

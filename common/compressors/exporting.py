@@ -56,14 +56,27 @@ Exporter = Callable[[ExportJob], ExportedModel]
 
 def export_onnx(job: ExportJob) -> ExportedModel:
     """Writes an ONNX graph: floats, or static int8."""
+    methods = describe_shapes(job.plan)
+    speeds_up = bool(methods)
+    graph = job.graph
     if job.plan.bits == 8:
-        quantised = quantise_static(job.graph, job.calibration_S)
-        method = "static int8 per channel, uint8 activations"
+        graph, speeds_up = quantise_static(graph, job.calibration_S), True
+        methods.append("static int8 per channel, uint8 activations")
         kinds = {node.op_type for node in job.graph.graph.node}
         if kinds & {"GRU", "LSTM"} or job.spec.num_ids:
-            method += "; embeddings and recurrent weights are stored in int8, computed in floats"
-        return ExportedModel({MODEL_FILE: serialise_graph(quantised)}, method, speeds_up=True)
-    return ExportedModel({MODEL_FILE: serialise_graph(job.graph)}, "none", speeds_up=False)
+            methods.append("embeddings and recurrent weights are stored in int8, computed in floats")
+    return ExportedModel({MODEL_FILE: serialise_graph(graph)}, "; ".join(methods) or "none", speeds_up)
+
+
+def describe_shapes(plan: CompressionPlan) -> list[str]:
+    """Says in words what a plan takes out of a model's layers, and thereby out of its computation."""
+    said = []
+    if "prune" in plan.steps:
+        said.append(f"{plan.prune_ratio:.0%} of the channels pruned by {plan.importance.replace('_', ' ')}")
+    if "lowrank" in plan.steps:
+        most = f", rank {plan.rank} at most" if plan.rank else ""
+        said.append(f"low rank that keeps {plan.energy:.0%} of the energy{most}")
+    return said
 
 
 def export_executorch(job: ExportJob) -> ExportedModel:
@@ -71,7 +84,9 @@ def export_executorch(job: ExportJob) -> ExportedModel:
     calibration_S = job.calibration_S if job.plan.bits == 8 else None
     program = lower_to_pte(job.model, job.spec, calibration_S=calibration_S)
     method = "XNNPACK" if calibration_S is None else "PT2E static int8 per channel, XNNPACK"
-    return ExportedModel({PTE_FILE: program}, method, calibration_S is not None, runtime="executorch")
+    methods = [*describe_shapes(job.plan), method]
+    speeds_up = len(methods) > 1 or calibration_S is not None
+    return ExportedModel({PTE_FILE: program}, "; ".join(methods), speeds_up, runtime="executorch")
 
 
 EXPORTERS: dict[str, Exporter] = {"executorch": export_executorch, "onnx": export_onnx}

@@ -337,7 +337,12 @@ class Config(Section):
                 "federation.scheme weights averages weights of one shape: take compress.steps=quantise"
                 " without compress.qat"
             )
-        missing = [step for step in plan.steps if step != "quantise"]
+        if self.distill.loss in ("hint", "attention") and plan.changes_training:
+            raise ValueError(
+                f"distill.loss {self.distill.loss} compares features of one width: take another loss, or"
+                " compress.steps=quantise without compress.qat"
+            )
+        missing = [step for step in plan.steps if step == "sparsify"]
         missing += [f"bits = {plan.bits}"] if plan.bits in (4, 1) else []
         missing += [plan.storage] if plan.storage == "packed" else []
         if missing:

@@ -50,7 +50,9 @@ def exported(student, digits):
 
 @pytest.fixture(scope="session")
 def manifest(student, digits, exported):
-    described = describe_student(student, digits.design, exported, num_calibration=64, origin={"run_id": "r"})
+    described = describe_student(
+        student, digits.design, exported, num_calibration=64, costs=[], origin={"run_id": "r"}
+    )
     return described | {"split": {"seed": 0, "test_fraction": 0.2}}
 
 

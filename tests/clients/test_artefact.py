@@ -221,7 +221,7 @@ def text_model():
     design = StudentDesign("embedding-bag", 1.0, make_plan(steps="quantise"), spec, ("a", "b"), ("text",))
     student = build_student(design, seed=0)
     exported = export_student(student, design, calibration_S=x)
-    manifest = describe_student(student, design, exported, num_calibration=32, origin={})
+    manifest = describe_student(student, design, exported, num_calibration=32, costs=[], origin={})
     return exported.model.files, manifest
 
 

@@ -91,5 +91,5 @@ def test_the_manifest_describes_the_student(student, digits, manifest):
 
 def test_the_manifest_names_the_columns_of_a_table(student, exported, digits):
     design = dataclasses.replace(digits.design, feature_names=("a", "b"))
-    manifest = describe_student(student, design, exported, num_calibration=1, origin={})
+    manifest = describe_student(student, design, exported, num_calibration=1, costs=[], origin={})
     assert manifest["input"]["features"] == ["a", "b"]

@@ -90,6 +90,11 @@ def test_averaged_weights_keep_one_shape():
         load_config(overrides=["federation.scheme=weights", "compress.steps=prune,quantise"])
 
 
+def test_features_are_compared_at_one_width():
+    with pytest.raises(ConfigError, match="compares features of one width"):
+        load_config(overrides=["distill.loss=hint", "compress.steps=prune,quantise"])
+
+
 @pytest.mark.parametrize(("text", "expected"), [("unstructured", None), ("2:4", (2, 4)), ("1:16", (1, 16))])
 def test_patterns_are_read(text, expected):
     assert parse_pattern(text) == expected
