@@ -35,7 +35,8 @@ import grpc
 import numpy as np
 
 from clients.labels import LabelCache
-from clients.labels.channels import OPTIONS, SERVICE
+from clients.labels.channels import SERVICE
+from clients.labels.transport import OPTIONS
 from protos.fedstill.v1 import labels_pb2
 from server.labels import LabelService, LabelStore
 

@@ -9,11 +9,12 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from clients.fetching import NodeContext
-from clients.labels import LabelCache
-from clients.node_config import PROFILE
+from clients.labels import LabelCache, Transport
+from clients.node_config import CERTIFICATES_DIR, PROFILE
 from clients.node_store import NodeStore
 from clients.private import digest_private, load_private, name_node
 from clients.tasks import close_run, run_task, train_control
+from common.certificates import read_credentials, sign_hello
 from common.config import from_run_config
 from common.devices import load_profile
 from common.errors import RunError
@@ -27,12 +28,15 @@ app = ClientApp()
 def _open_node(context: Context, run_id: str, expected: fleet_pb2.InputSpec | None = None) -> NodeContext:
     config = from_run_config(context.run_config)
     private = load_private(config, context.node_config, expected)
+    bundle = str(context.node_config.get(CERTIFICATES_DIR, ""))
+    transport = Transport(Path(bundle) if bundle else None, config.exchange.allow_insecure)
     home = Path(config.exchange.cache_dir) if config.exchange.cache_dir else default_home()
     return NodeContext(
         config=config,
         private=private,
-        cache=LabelCache(home / "labels", max_bytes=config.exchange.cache_bytes),
+        cache=LabelCache(home / "labels", max_bytes=config.exchange.cache_bytes, transport=transport),
         store=NodeStore(home, run_id=run_id, node_id=private.node_id),
+        transport=transport,
     )
 
 
@@ -57,6 +61,10 @@ def hello(message: Message, context: Context) -> Message:
         reply.num_partitions = int(context.node_config.get("num-partitions", 0))
         if PROFILE in context.node_config:
             reply.profile.CopyFrom(profile_to_proto(load_profile(str(context.node_config[PROFILE]))))
+        if node.transport.certificates is not None:
+            own = read_credentials(node.transport.certificates)
+            reply.certificate = own.certificate
+            reply.proof = sign_hello(own, run_id=request.run_id, nonce=request.nonce)
     return Message(pack(reply), reply_to=message)
 
 

@@ -126,11 +126,20 @@ def bench(
 
 @cli.command("run")
 def run_node(
-    superlink: Annotated[str, typer.Option(help="the coordinator's SuperLink, as host:port")],
-    node_id: Annotated[str, typer.Option("--node-id", help="the name that this device was enrolled by")],
-    data: Annotated[Path, typer.Option(help="this device's own labelled data, in any supported format")],
+    bundle: Annotated[
+        Path | None, typer.Option(help="folder that fedstill fleet add made: nothing else is needed")
+    ] = None,
+    superlink: Annotated[
+        str, typer.Option(help="the coordinator's SuperLink, as host:port; else the bundle's")
+    ] = "",
+    node_id: Annotated[
+        str, typer.Option("--node-id", help="the name that this device was enrolled by; else the bundle's")
+    ] = "",
+    data: Annotated[
+        Path | None, typer.Option(help="this device's own labelled data, in any format; else the bundle's")
+    ] = None,
     certificates: Annotated[
-        Path | None, typer.Option(help="folder of the node's bundle: ca.crt, node.crt, node.key")
+        Path | None, typer.Option(help="folder with ca.crt, node.crt, node.key, flower.key; else the bundle")
     ] = None,
     home: Annotated[Path | None, typer.Option(help="label cache and node store; else the user's")] = None,
     profile: Annotated[
@@ -143,8 +152,17 @@ def run_node(
     ] = False,
 ) -> None:
     """Take part in federations with this device's own data, until stopped."""
+    from clients.bundle import read_bundle
     from clients.device import Device, check_device, run_device
 
+    if bundle is not None:
+        found = read_bundle(bundle)
+        superlink, node_id = superlink or found.superlink, node_id or found.node_id
+        data, certificates = data or found.data, certificates or bundle
+    wanted = (("--superlink", superlink), ("--node-id", node_id), ("--data", data))
+    if data is None or not all(value for _, value in wanted):
+        missing = ", ".join(option for option, value in wanted if not value)
+        raise UsageError(f"expected --bundle, or {missing}")
     device = Device(node_id, superlink, data, certificates, home, nice, threads, profile)
     check_device(device, allow_insecure=allow_insecure)
     if certificates is None:

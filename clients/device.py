@@ -9,7 +9,6 @@ Label cache and node store lie on disk, so nothing has to be sent twice.
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import json
 import logging
 import os
@@ -24,7 +23,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from clients.node_config import DATA_SOURCE, NODE_ID, PROFILE
+from clients.bundle import check_certificate
+from clients.node_config import CERTIFICATES_DIR, DATA_SOURCE, NODE_ID, PROFILE
+from common.certificates import CA_CERTIFICATE, FLOWER_KEY, is_loopback
 from common.devices import load_profile
 from common.errors import UsageError
 from common.files import default_home
@@ -47,7 +48,7 @@ class Device:
         node_id: Enrolment name.
         superlink: The coordinator's SuperLink, host:port.
         data: The device's own labelled data, a path in any supported format.
-        certificates: Folder with ca.crt, and node.key for authentication; None: plaintext.
+        certificates: The device's bundle: ca.crt, node.crt, node.key, flower.key; None: plaintext.
         home: Label cache and node store.
         niceness: Added to the niceness of everything that runs.
         num_threads: Threads of every numerical library.
@@ -85,21 +86,13 @@ def check_device(device: Device, *, allow_insecure: bool) -> None:
     if device.profile is not None:
         load_profile(str(device.profile))
     if device.certificates is None:
-        if not (_is_loopback(host) or allow_insecure):
+        if not (is_loopback(host) or allow_insecure):
             raise UsageError(
-                f"{host} is another machine: give --certificates, or --allow-insecure to send data that"
-                " anyone on the way can read and alter"
+                f"{host} is another machine: give --bundle, or --allow-insecure to send data that anyone on"
+                " the way can read and alter"
             )
-    elif not (device.certificates / "ca.crt").is_file():
-        raise UsageError(f"--certificates: {device.certificates} holds no ca.crt; unpack the node's bundle")
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    return False
+    else:
+        check_certificate(device.certificates, node_id=device.node_id)
 
 
 def build_command(device: Device) -> list[str]:
@@ -117,15 +110,14 @@ def build_command(device: Device) -> list[str]:
     if device.profile is not None:
         settings[PROFILE] = str(device.profile.resolve())
     if device.certificates is not None:
-        settings["certificates-dir"] = str(device.certificates.resolve())
+        settings[CERTIFICATES_DIR] = str(device.certificates.resolve())
     node_config = " ".join(f"{key}={json.dumps(value)}" for key, value in settings.items())
     command = [found, "--superlink", device.superlink, "--node-config", node_config]
     command += ["--host", "127.0.0.1", "--port", str(_free_port())]
     if device.certificates is None:
         return [*command, "--insecure"]
-    command += ["--root-certificates", str(device.certificates / "ca.crt")]
-    key = device.certificates / "node.key"
-    return [*command, "--auth-supernode-private-key", str(key)] if key.is_file() else command
+    command += ["--root-certificates", str(device.certificates / CA_CERTIFICATE)]
+    return [*command, "--auth-supernode-private-key", str(device.certificates / FLOWER_KEY)]
 
 
 def _free_port() -> int:

@@ -8,7 +8,7 @@ import numpy as np
 
 from clients.distil import SoftLabels
 from clients.hints import Hint
-from clients.labels import FetchedArray, LabelCache
+from clients.labels import FetchedArray, LabelCache, Transport
 from clients.node_store import NodeStore
 from clients.private import PrivateData, load_public_samples
 from clients.schemes import Rows
@@ -29,6 +29,7 @@ class NodeContext:
     private: PrivateData
     cache: LabelCache
     store: NodeStore
+    transport: Transport = Transport()  # noqa: RUF009 it is frozen
 
 
 class Fetcher:

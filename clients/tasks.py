@@ -182,6 +182,8 @@ def _send(
         run_id=task.run_id,
         round_number=task.round,
         node_id=node.private.node_id,
+        nonce=task.upload_nonce,
+        transport=node.transport,
         codec=task.upload_codec if answers_labels else "raw",
         temperature=task.hyperparameters.temperature,
         covered_S=shared_S if is_part else None,
@@ -387,6 +389,8 @@ def close_run(node: NodeContext, request: fleet_pb2.ClosingRequest) -> fleet_pb2
                 **{f"artefact/{path.name}": path for path in list_artefact_files(folder)},
                 "student.safetensors": node.store.student_path(request.base_round),
             },
+            nonce=request.upload_nonce,
+            transport=node.transport,
             timeout_seconds=node.config.exchange.timeout_seconds,
         )
     return reply

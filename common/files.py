@@ -50,6 +50,6 @@ def write_bytes_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> 
         temporary.write_bytes(content)
 
 
-def write_text_atomically(path: Path, content: str) -> None:
+def write_text_atomically(path: Path, content: str, *, mode: int = 0o644) -> None:
     """Writes a whole UTF-8 text file at once."""
-    write_bytes_atomically(path, content.encode())
+    write_bytes_atomically(path, content.encode(), mode=mode)

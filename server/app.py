@@ -14,6 +14,7 @@ from typing import Any
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from common.certificates import is_loopback
 from common.config import Config, from_run_config, load_config, to_toml
 from common.errors import RunError, UsageError
 from common.files import write_text_atomically
@@ -27,11 +28,13 @@ from server.checkpoints import (
     sweep,
 )
 from server.coordinator import Run, run_federation
-from server.events import Observer, RunStarted, broadcast
+from server.events import Observer, RunStarted, Warned, broadcast
 from server.labels import LabelService, LabelStore
+from server.labels.access import ACCESS_FILE
 from server.logs import open_log
-from server.metrics import MetricsEndpoint, RunMetrics, watch_actors, watch_run_folder
+from server.metrics import MetricsEndpoint, RunMetrics, watch_actors, watch_certificates, watch_run_folder
 from server.progress import make_progress
+from server.stderr import keep_stderr
 
 RUNS_DIR = Path("runs")
 
@@ -149,16 +152,29 @@ def serve_run(
     watch_actors(metrics, grid)
     log = open_log(run_dir)
     joined = broadcast([metrics, log, observe])
+    certificates = Path(config.exchange.certificates_dir) if config.exchange.certificates_dir else None
+    if certificates is not None:
+        watch_certificates(metrics, certificates)
     service = LabelService(
         LabelStore(run_dir / "labels"),
         host=config.exchange.host,
         port=config.exchange.port,
         uploads_dir=run_dir / "nodes",
         run_id=run_id,
+        certificates_dir=certificates,
+        access_file=run_dir / ACCESS_FILE,
+        allow_insecure=config.exchange.allow_insecure,
         on_call=metrics.observe_call,
         on_refuse=broadcast([metrics, log]),
     )
-    with closing(log), service, _serve_metrics(config, run_dir, metrics):
+    with ExitStack() as stack:
+        if certificates is not None:
+            stack.enter_context(keep_stderr(run_dir))
+        stack.enter_context(closing(log))
+        stack.enter_context(service)
+        stack.enter_context(_serve_metrics(config, run_dir, metrics))
+        if certificates is None and not is_loopback(config.exchange.host):
+            joined(Warned("labels travel in plaintext to other machines, as exchange.allow_insecure wants"))
         yield _advertised(config, service.address), joined
 
 

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from common.errors import UsageError
+
 certs_cli = typer.Typer(help="Certificates: make an authority, issue, renew, revoke.", no_args_is_help=True)
 fleet_cli = typer.Typer(help="Devices: enrol, list, remove.", no_args_is_help=True)
 
@@ -136,6 +138,21 @@ def list_nodes(folder: FolderOption = DEFAULT_FOLDER) -> None:
 def remove(node: NodeArgument, folder: FolderOption = DEFAULT_FOLDER) -> None:
     """Revoke a device's certificates and take it off the fleet."""
     revoke(node, folder)
+
+
+@fleet_cli.command("register")
+def register(
+    superlink: Annotated[str, typer.Option(help="the SuperLink as host:port")],
+    home: Annotated[Path, typer.Option(help="folder of the coordinator")] = Path("coordinator"),
+    folder: FolderOption = DEFAULT_FOLDER,
+) -> None:
+    """Tell a SuperLink who is enrolled; `fedstill coordinator` does so by itself."""
+    from server.supervision import Site, register_fleet
+
+    host, _, port = superlink.rpartition(":")
+    if not (host and port.isdigit()):
+        raise UsageError(f"--superlink: expected host:port, got {superlink!r}")
+    register_fleet(Site(home.resolve(), host, int(port), folder.resolve()), say=typer.echo)
 
 
 def _hosts(folder: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -124,7 +125,7 @@ def coordinator(
     host: Annotated[str, typer.Option(help="address that the SuperLink binds")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="port of the SuperLink")] = 8000,
     certificates: Annotated[
-        Path | None, typer.Option(help="folder with ca.crt, server.crt and server.key")
+        Path | None, typer.Option(help="folder of fedstill certs init: TLS everywhere")
     ] = None,
     authenticate: Annotated[
         bool, typer.Option("--authenticate", help="only registered SuperNodes may come")
@@ -138,7 +139,7 @@ def coordinator(
 ) -> None:
     """Run a federation of devices: SuperLink, SuperExec and the run as one supervised set."""
     from server.app import load_run_config, name_run
-    from server.supervision import Site, check_exposure, coordinate, print_commands
+    from server.supervision import Site, check_exposure, coordinate, print_commands, secure
 
     site = Site(home.resolve(), host, port, certificates.resolve() if certificates else None, authenticate)
     check_exposure(site)
@@ -148,6 +149,7 @@ def coordinator(
     if resume:
         settings = load_run_config(run_dir)
         typer.echo(f"{run_dir.name} was begun already and goes on with its own configuration")
+    settings = secure(settings, site)
     if print_only:
         typer.echo(print_commands(site, settings, run_dir))
         return
@@ -207,14 +209,30 @@ def serve(
     uploads: Annotated[
         Path | None, typer.Option(help="folder for uploads; left out: beside the store")
     ] = None,
+    certificates: Annotated[
+        Path | None, typer.Option(help="folder of fedstill certs init: mutual TLS")
+    ] = None,
+    allow_insecure: Annotated[
+        bool, typer.Option("--allow-insecure", help="plaintext to other machines")
+    ] = False,
 ) -> None:
     """Serve a label store without a coordinator, until interrupted."""
+    if certificates is not None:
+        # At this level gRPC says why a handshake failed; the caller itself is told nothing.
+        os.environ.setdefault("GRPC_VERBOSITY", "INFO")
     from server.labels import LabelService, LabelStore
+    from server.labels.access import ACCESS_FILE
 
     if not store.is_dir():
         raise UsageError(f"expected the folder of a label store, {store} is none")
     with LabelService(
-        LabelStore(store), host=host, port=port, uploads_dir=uploads or store.parent / "nodes"
+        LabelStore(store),
+        host=host,
+        port=port,
+        uploads_dir=uploads or store.parent / "nodes",
+        certificates_dir=certificates,
+        access_file=store.parent / ACCESS_FILE,
+        allow_insecure=allow_insecure,
     ) as service:
         typer.echo(f"label service on {service.address}")
         service.wait()

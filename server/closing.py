@@ -32,6 +32,7 @@ def close_run(grid: Grid, strategy: FedDistill, observe: Observer) -> None:
     chosen = choose_controls(strategy.config, finished)
     with timed_phase(observe, "controls", len(chosen)):
         _train_controls(grid, strategy, chosen, observe)
+    strategy.fleet.open_round(strategy.state.round)
     with timed_phase(observe, "closing", len(finished)):
         for done, node_id in enumerate(finished, start=1):
             _close_node(grid, strategy, node_id, observe)
@@ -106,6 +107,7 @@ def _close_node(grid: Grid, strategy: FedDistill, node_id: str, observe: Observe
         collect_artefact=strategy.config.exchange.collect_artefacts,
         accuracy=node.report["accuracy"],
         num_evaluation_samples=len(strategy.truth.evaluation_S),
+        upload_nonce=strategy.fleet.nonce,
     )
 
     def keep(_: str, answer: fleet_pb2.ClosingResponse) -> None:

@@ -16,6 +16,7 @@ from server.contributions import receive_contribution
 from server.events import LabelsPublished, RunFinished, timed_phase
 from server.exchange import Exchange
 from server.flips import write_flips
+from server.guard import Guard
 from server.label_figures import measure_entropy
 from server.labels import UploadStore
 from server.preparation import Prepared, Run, check_names, judge_teacher, prepare
@@ -65,6 +66,7 @@ def run_federation(grid: Grid, run: Run) -> Path:
         observe=run.observe,
         commit=commit,
     )
+    strategy.fleet.guard = Guard(run.config, run.run_dir, run.state.run_id)
     commit(run.state, [])  # from here on the teacher is there: a resumed run trains none
     if get_scheme(run.config.federation.scheme).conclude is not None:
         _close_the_loop(run, prepared, strategy)

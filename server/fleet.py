@@ -11,10 +11,11 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 from google.protobuf.message import Message as ProtoMessage
 
-from common.errors import RunError
+from common.errors import AccessError, RunError
 from common.wire import unpack
 from protos.fedstill.v1 import fleet_pb2
 from server.events import ReplyDropped
+from server.guard import Guard
 from server.replies import Mailbox, collect, explain_error, send
 
 AnswerT = TypeVar("AnswerT", bound=ProtoMessage)
@@ -34,8 +35,17 @@ class Fleet:
         self.mailbox = Mailbox()
         self.flower_ids: dict[str, int] = {}
         """Flower's node id by ours."""
+        self.guard: Guard | None = None
+        """Lets nodes in and opens rounds; None: anyone, at any time."""
+        self.nonce = b""
+        """What the tasks of the open round carry."""
         self._names: dict[int, str] = {}
         self._on_drop = on_drop
+
+    def open_round(self, round_number: int) -> None:
+        """Lets this run's nodes upload for a round, and for no other any more."""
+        if self.guard is not None:
+            self.nonce = self.guard.open_round(round_number, self.flower_ids)
 
     def name(self, flower_id: int) -> str:
         """Gives our name of one of Flower's nodes."""
@@ -84,6 +94,8 @@ class Fleet:
                 asked.discard(flower_id)  # its process died; it is asked again when it is back
                 return
             hello = unpack(reply.content, fleet_pb2.HelloResponse)
+            if not self._admit(flower_id, hello, nonces[flower_id]):
+                return
             if not hello.node_id:
                 return  # Flower's simulation may have more nodes than this federation
             if hello.node_id in self.flower_ids:
@@ -95,9 +107,8 @@ class Fleet:
             on_hello(hello)
 
         end = time.monotonic() + wait_seconds
-        request = fleet_pb2.HelloRequest(
-            run_id=self.run_id, version=metadata.version("fedstill"), input=expected
-        )
+        version = metadata.version("fedstill")
+        nonces: dict[int, bytes] = {}
         asked: set[int] = set()
         while len(self.flower_ids) < wanted["nodes"] and time.monotonic() < end:
             fresh = sorted(set(grid.get_node_ids()) - asked)
@@ -105,9 +116,14 @@ class Fleet:
                 time.sleep(0.1)
                 continue
             asked.update(fresh)
-            sent = send(
-                grid, self.mailbox, dict.fromkeys(fresh, request), message_type="query", round_number=0
-            )
+            nonces |= {flower_id: self.guard.ask() if self.guard else b"" for flower_id in fresh}
+            requests = {
+                flower_id: fleet_pb2.HelloRequest(
+                    run_id=self.run_id, version=version, input=expected, nonce=nonces[flower_id]
+                )
+                for flower_id in fresh
+            }
+            sent = send(grid, self.mailbox, requests, message_type="query", round_number=0)
             collect(
                 grid,
                 self.mailbox,
@@ -122,6 +138,15 @@ class Fleet:
                 f"expected {num_nodes} nodes, {len(self.flower_ids)} introduced themselves within"
                 f" {wait_seconds:g} s; start the others or raise federation.wait_seconds"
             )
+
+    def _admit(self, flower_id: int, hello: fleet_pb2.HelloResponse, nonce: bytes) -> bool:
+        try:
+            if self.guard is not None:
+                self.guard.admit(hello, nonce)
+        except AccessError as error:
+            self._on_drop(ReplyDropped(0, self.name(flower_id), "refused", str(error)))
+            return False
+        return True
 
     def ask(
         self,

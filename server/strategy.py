@@ -163,6 +163,7 @@ class FedDistill(Strategy):
         )
         sample = sample_nodes(self.fleet, self.state, self.config, round_number=server_round)
         self._num_wanted, self._num_rested = sample.num_wanted, sample.num_rested
+        self.fleet.open_round(server_round)
         return [
             Message(
                 pack(self._task(node_id, server_round)),
@@ -190,6 +191,7 @@ class FedDistill(Strategy):
             input=self.publication.input(),
             wants_upload=self._wants_upload(round_number),
             upload_codec=self.planner.upload_codec(node, self.publication),
+            upload_nonce=self.fleet.nonce,
         )
 
     def _wants_upload(self, round_number: int) -> bool:

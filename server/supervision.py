@@ -29,10 +29,13 @@ from typing import Any
 
 import tomli_w
 
+from common.certificates import is_loopback
 from common.config import Config, flatten
 from common.errors import RunError, UsageError
 from common.files import write_text_atomically
+from server.authority import FLEET, first_host
 from server.checkpoints import STATE_FILE
+from server.registration import Registry
 
 CONNECTION = "coordinator"
 START_SECONDS = 60.0
@@ -50,8 +53,9 @@ class Site:
         home: Its folder.
         host: Address that the SuperLink binds.
         port: Its port.
-        certificates: Folder with ca.crt, server.crt and server.key; None: plaintext.
-        authenticate: Only nodes whose public keys were registered may come.
+        certificates: Folder that `fedstill certs init` filled; None: plaintext.
+        authenticate: Only nodes whose public keys were registered may come; the enrolled ones
+            of an authority's folder are, without being told.
     """
 
     home: Path
@@ -87,8 +91,29 @@ def check_exposure(site: Site) -> None:
         return
     if site.authenticate:
         raise UsageError("--authenticate needs TLS: give --certificates")
-    if site.host not in ("127.0.0.1", "::1", "localhost"):
+    if not is_loopback(site.host):
         raise UsageError(f"--host {site.host} would serve other machines in plaintext: give --certificates")
+
+
+def secure(config: Config, site: Site) -> Config:
+    """Lets the label service use the SuperLink's certificates, and be reached where it is.
+
+    Args:
+        config: The run's configuration.
+        site: Where the coordinator lives.
+
+    Returns:
+        The configuration with `exchange.certificates_dir`; where the SuperLink serves other
+        machines and the configuration says nothing else, the label service does too.
+    """
+    if site.certificates is None:
+        return config
+    exchange: dict[str, Any] = {"certificates_dir": str(site.certificates)}
+    if is_loopback(config.exchange.host) and not is_loopback(site.host):
+        exchange["host"] = site.host
+        exchange["advertise_address"] = config.exchange.advertise_address or first_host(site.certificates)
+    updated = config.exchange.model_copy(update=exchange)
+    return config.model_copy(update={"exchange": updated})
 
 
 def superlink_command(site: Site) -> list[str]:
@@ -100,7 +125,11 @@ def superlink_command(site: Site) -> list[str]:
         return [*command, "--insecure"]
     for option, name in (("certfile", "server.crt"), ("keyfile", "server.key"), ("ca-certfile", "ca.crt")):
         command += [f"--ssl-{option}", str(site.certificates / name)]
-    return [*command, "--enable-supernode-auth"] if site.authenticate else command
+    return [*command, "--enable-supernode-auth"] if _authenticates(site) else command
+
+
+def _authenticates(site: Site) -> bool:
+    return site.authenticate or (site.certificates is not None and (site.certificates / FLEET).is_file())
 
 
 def superexec_command(site: Site) -> list[str]:
@@ -142,6 +171,8 @@ def flower_environment(site: Site, environment: Mapping[str, str]) -> dict[str, 
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        # At this level gRPC says why a node's handshake failed (`server.stderr`); the node is not told.
+        **({"GRPC_VERBOSITY": "INFO"} if site.certificates is not None else {}),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}",
     }
 
@@ -158,16 +189,36 @@ def write_connection(site: Site) -> Path:
     return path
 
 
+def register_fleet(site: Site, *, say: Callable[[str], None]) -> None:
+    """Tells a SuperLink that runs apart which nodes are enrolled, once.
+
+    Args:
+        site: Its address, and the folders of coordinator and authority.
+        say: Told in one line of what happens.
+
+    Raises:
+        UsageError: No authority.
+        RunError: The SuperLink refused a node or was not reached.
+    """
+    write_connection(site)
+    registry = _open_registry(site, flower_environment(site, os.environ), say)
+    if registry is None:
+        raise UsageError(f"{site.certificates} holds no authority; make one: fedstill certs init")
+    if not registry.sync():
+        raise RunError(f"the SuperLink at {site.address} does not know the whole fleet; try again")
+
+
 def print_commands(site: Site, config: Config, run_dir: Path) -> str:
     """Lists the commands for running the parts apart, one per line."""
     write_connection(site)
     environment = flower_environment(site, {})
     prefix = " ".join(f"{key}={shlex.quote(environment[key])}" for key in environment if key != "PATH")
-    commands = (
-        superlink_command(site),
-        superexec_command(site),
-        submit_command(config, run_dir, resume=False),
-    )
+    commands = [superlink_command(site), superexec_command(site)]
+    if site.certificates is not None and (site.certificates / FLEET).is_file():
+        register = [_program("fedstill"), "fleet", "register", "--superlink", site.address]
+        folders = ["--home", str(site.home), "--certificates", str(site.certificates)]
+        commands.append([*register, *folders])
+    commands.append(submit_command(config, run_dir, resume=False))
     return "\n".join(f"{prefix} {shlex.join(command)}" for command in commands)
 
 
@@ -202,10 +253,13 @@ def coordinate(
             if part.name == "superlink":
                 _wait_for_port(site, part)
         say(f"SuperLink on {site.address}; logs in {site.home / 'logs'}")
+        registry = _open_registry(site, environment, say)
+        if registry is not None:
+            registry.sync()
         for _ in range(MAX_SUBMISSIONS):
             flower_id = _submit(config, run_dir, environment, resume=resume)
             say(f"run {run_dir.name} was submitted as {flower_id}{' to go on' if resume else ''}")
-            status = _watch(flower_id, parts, site, environment, say)
+            status = _watch(flower_id, parts, site, environment, say, registry)
             if status == "finished:completed":
                 return run_dir
             say(f"the run ended as {status}")
@@ -303,16 +357,31 @@ def _watch(
     site: Site,
     environment: dict[str, str],
     say: Callable[[str], None],
+    registry: Registry | None,
 ) -> str:
     command = [_program("flwr"), "ls", CONNECTION, "--run-id", flower_id, "--format", "json"]
     while True:
         _keep_alive(parts, site, environment, say)
+        if registry is not None:
+            registry.sync()
         runs = _ask(command, environment).get("runs", [])
         status = runs[0]["status"] if runs else "unknown"
         if status.startswith("finished"):
             details = runs[0].get("status-details", "")
             return str(status) if status == "finished:completed" else f"{status} ({details})"
         time.sleep(POLL_SECONDS)
+
+
+def _open_registry(site: Site, environment: dict[str, str], say: Callable[[str], None]) -> Registry | None:
+    if site.certificates is None or not (site.certificates / FLEET).is_file():
+        return None
+
+    def ask(words: list[str]) -> dict[str, Any]:
+        command = [_program("flwr"), "supernode", *words, "--format", "json"]
+        command.insert(4, CONNECTION)
+        return _ask(command, environment)
+
+    return Registry(site.certificates, site.home, ask=ask, say=say)
 
 
 def _ask(command: list[str], environment: dict[str, str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from clients.labels.cache import FetchedArray, LabelCache
 from clients.labels.send import UploadedArray, upload_array
+from clients.labels.transport import Transport
 from clients.labels.upload import upload_artefact
 
-__all__ = ["FetchedArray", "LabelCache", "UploadedArray", "upload_array", "upload_artefact"]
+__all__ = ["FetchedArray", "LabelCache", "Transport", "UploadedArray", "upload_array", "upload_artefact"]

@@ -34,6 +34,7 @@ import numpy as np
 
 from clients.labels.channels import Channels, RetryPolicy
 from clients.labels.fetch import Source, fetch_chunks, fetch_manifest
+from clients.labels.transport import Transport
 from common.arrays import DIGEST_BYTES, Array, ArrayManifest, decode_chunk, parse_manifest
 from common.errors import DigestError, ExchangeError
 from common.files import write_bytes_atomically
@@ -69,16 +70,24 @@ class LabelCache:
             until the next one comes.
         num_attempts: Failures in a row without progress that end a fetch.
         backoff_seconds: Pause after the first failure; it doubles up to 5 s.
+        transport: How services are called.
     """
 
     def __init__(
-        self, root: Path, *, max_bytes: int = 0, num_attempts: int = 8, backoff_seconds: float = 0.1
+        self,
+        root: Path,
+        *,
+        max_bytes: int = 0,
+        num_attempts: int = 8,
+        backoff_seconds: float = 0.1,
+        transport: Transport = Transport(),  # noqa: B008 it is frozen
     ) -> None:
         self._root = root
         self._max_bytes = max_bytes
         self._num_attempts = num_attempts
         self._backoff_seconds = backoff_seconds
-        self._channels = Channels()
+        self._transport = transport
+        self._channels = Channels(transport)
         self._verified: dict[bytes, tuple[int, int, int]] = {}
 
     def fetch_array(self, address: str, digest: bytes, *, timeout_seconds: float = 60.0) -> FetchedArray:
@@ -105,9 +114,8 @@ class LabelCache:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with _locked(folder / "lock"):
-                fetched = self._fetch_locked(
-                    folder, Source(self._channels.get(address), address, digest, retry)
-                )
+                channel = self._channels.get(address)
+                fetched = self._fetch_locked(folder, Source(channel, address, digest, retry, self._transport))
                 os.utime(folder / "manifest.pb")  # when it was last used
             if fetched.wire_bytes and self._max_bytes:
                 make_room(self._root, self._max_bytes, keep=folder)

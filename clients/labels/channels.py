@@ -12,22 +12,10 @@ from typing import Any, Protocol, TypeVar, cast
 
 import grpc
 
-from common.arrays import MAX_FRAME_BYTES, MAX_MESSAGE_BYTES
-from common.errors import DigestError, ExchangeError, NotPublishedError
+from clients.labels.transport import Transport
+from common.errors import AccessError, DigestError, ExchangeError, NotPublishedError
 
 SERVICE = "/fedstill.v1.LabelService"
-OPTIONS: tuple[tuple[str, int], ...] = (
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.http2.max_frame_size", MAX_FRAME_BYTES),
-    # A restarted service shall be found again at once; our own back-off paces the calls.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
-    # A channel that was let go of takes its connection along: one that fell silent may never be told so.
-    ("grpc.use_local_subchannel_pool", 1),
-    # Streams are read by the thread that asked for them: no hand-over per message.
-    ("SingleThreadedUnaryStream", 1),
-)
 ResponseT = TypeVar("ResponseT")
 _FATAL = {
     grpc.StatusCode.NOT_FOUND,
@@ -63,6 +51,7 @@ class RetryPolicy:
 class Channels:
     """Opens channels lazily and keeps them; a forked child opens its own."""
 
+    transport: Transport = field(default_factory=Transport)
     _pid: int = 0
     _open: dict[str, grpc.Channel] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -74,7 +63,7 @@ class Channels:
             self._pid, self._open, self._lock = os.getpid(), {}, threading.Lock()
         with self._lock:
             if address not in self._open:
-                self._open[address] = grpc.insecure_channel(address, options=OPTIONS)
+                self._open[address] = self.transport.open(address)
             return self._open[address]
 
     def forget(self, address: str) -> None:
@@ -145,24 +134,31 @@ def _status(error: grpc.RpcError) -> tuple[grpc.StatusCode, str]:
     return call.code(), call.details()
 
 
-def is_fatal(error: grpc.RpcError) -> bool:
-    """Says whether trying again is pointless."""
-    return _status(error)[0] in _FATAL
+def is_fatal(error: grpc.RpcError, problem: ExchangeError | None = None) -> bool:
+    """Says whether trying again is pointless, by the status or by what `explain` made of it."""
+    return _status(error)[0] in _FATAL or isinstance(problem, AccessError)
 
 
-def explain(error: grpc.RpcError, *, address: str, action: str, silent_seconds: float = 0) -> ExchangeError:
+def explain(
+    error: grpc.RpcError, *, address: str, action: str, transport: Transport, silent_seconds: float = 0
+) -> ExchangeError:
     """Puts a failed call into words.
 
     Args:
         error: What gRPC raised.
         address: The service's address.
+        transport: How it was called; asked for the cause where no connection came about.
         action: What was being done, as "fetching array 12ab…".
         silent_seconds: Above 0 if the call was cancelled for its silence.
 
     Returns:
-        The error to raise.
+        The error to raise; an `AccessError` is not worth another attempt.
     """
     code, details = _status(error)
+    if code in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED):
+        return AccessError(f"label service {address} refused {action}: {details}")
+    if code is grpc.StatusCode.UNAVAILABLE and (cause := transport.diagnose(address)):
+        return AccessError(f"label service {address}, {action}: {cause}")
     if code is grpc.StatusCode.NOT_FOUND:
         return NotPublishedError(f"label service {address}, {action}: {details}")
     if code is grpc.StatusCode.DATA_LOSS:
@@ -183,6 +179,7 @@ def send_stream(
     address: str,
     action: str,
     retry: RetryPolicy,
+    transport: Transport,
 ) -> ResponseT | ExchangeError:
     """Sends a stream of messages, once.
 
@@ -192,6 +189,7 @@ def send_stream(
         address: The service's address, for messages.
         action: What is being done, as "uploading for node-0001".
         retry: Says how long nothing may move.
+        transport: How the service is called.
 
     Returns:
         The service's answer, or what went wrong and may go better.
@@ -219,8 +217,8 @@ def send_stream(
                 f" {retry.timeout_seconds:g} s; check that it runs and that the link is up"
             )
         except grpc.RpcError as error:
-            problem = explain(error, address=address, action=action)
+            problem = explain(error, address=address, action=action, transport=transport)
             # Bytes that were altered on the way come right at the next try.
-            if is_fatal(error) and not isinstance(problem, DigestError):
+            if is_fatal(error, problem) and not isinstance(problem, DigestError):
                 raise problem from None
             return problem

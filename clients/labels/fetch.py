@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 
 from clients.labels.channels import SERVICE, RetryPolicy, Silence, explain, is_fatal
+from clients.labels.transport import Transport
 from common.arrays import ArrayManifest, parse_manifest, read_message
 from common.errors import DigestError, ExchangeError
 from protos.fedstill.v1 import labels_pb2
@@ -26,17 +27,29 @@ class Source:
         address: Its address, for messages.
         digest: Digest of the array, 32 bytes.
         retry: How often to try again.
+        transport: How the channel was opened.
     """
 
     channel: grpc.Channel
     address: str
     digest: bytes
     retry: RetryPolicy
+    transport: Transport
 
     @property
     def action(self) -> str:
         """What is being done, in words."""
         return f"fetching array {self.digest.hex()}"
+
+    def explain(self, error: grpc.RpcError, *, silent_seconds: float = 0) -> ExchangeError:
+        """Puts a failed call into words."""
+        return explain(
+            error,
+            address=self.address,
+            action=self.action,
+            transport=self.transport,
+            silent_seconds=silent_seconds,
+        )
 
 
 def fetch_manifest(source: Source) -> tuple[bytes, ArrayManifest, int]:
@@ -68,8 +81,9 @@ def fetch_manifest(source: Source) -> tuple[bytes, ArrayManifest, int]:
                 raise DigestError(f"label service {source.address}, {source.action}: {error}") from None
         except grpc.RpcError as error:
             failures += 1
-            if is_fatal(error) or failures >= source.retry.num_attempts:
-                raise explain(error, address=source.address, action=source.action) from None
+            problem = source.explain(error)
+            if is_fatal(error, problem) or failures >= source.retry.num_attempts:
+                raise problem from None
             source.retry.pause(failures)
 
 
@@ -144,13 +158,10 @@ class _Stream:
                     self.next_chunk += 1
                     silence.moved()
             except grpc.RpcError as error:
-                problem = explain(
-                    error,
-                    address=source.address,
-                    action=source.action,
-                    silent_seconds=source.retry.timeout_seconds if silence.expired else 0,
+                problem = source.explain(
+                    error, silent_seconds=source.retry.timeout_seconds if silence.expired else 0
                 )
-                if is_fatal(error):
+                if is_fatal(error, problem):
                     raise problem from None
                 return problem
         if self.next_chunk < len(self._manifest.chunks):

@@ -11,7 +11,8 @@ from typing import Any
 import grpc
 import numpy as np
 
-from clients.labels.channels import OPTIONS, SERVICE, RetryPolicy, explain, is_fatal, send_stream
+from clients.labels.channels import SERVICE, RetryPolicy, explain, is_fatal, send_stream
+from clients.labels.transport import Transport
 from common.arrays import (
     DTYPES,
     MAX_DIMENSIONS,
@@ -51,6 +52,8 @@ def upload_array(
     run_id: str,
     round_number: int,
     node_id: str,
+    nonce: bytes = b"",
+    transport: Transport = Transport(),  # noqa: B008 it is frozen
     codec: str = RAW,
     temperature: float = 1.0,
     covered_S: Mask | None = None,
@@ -68,6 +71,8 @@ def upload_array(
         run_id: The run that the node works for.
         round_number: The round that it is for.
         node_id: The node.
+        nonce: What the task brought; it lets this round's arrays in.
+        transport: How the service is called.
         codec: "raw" or a name of the codec registry.
         temperature: Temperature that the codec optimises for, in (0, 100].
         covered_S: Which rows of a larger set (S,) these are, in its order; None where they
@@ -84,6 +89,7 @@ def upload_array(
         DataError: An array that does not travel, or a mask that is not its own.
         ConfigError: An unknown codec or an impossible temperature.
         DigestError: The service saw altered bytes, at every attempt.
+        AccessError: No certificate that the service takes, another node's name, or a closed round.
         ExchangeError: The service refused the upload or stayed out of reach.
     """
     _check_array(array, codec=codec, temperature=temperature, covered_S=covered_S)
@@ -101,11 +107,16 @@ def upload_array(
     )
     manifest = parse_manifest(content, digest=hashlib.sha256(content).digest())
     header = labels_pb2.UploadLabelsHeader(
-        run_id=run_id, round=round_number, node_id=node_id, digest=manifest.digest, manifest=content
+        run_id=run_id,
+        round=round_number,
+        node_id=node_id,
+        digest=manifest.digest,
+        manifest=content,
+        nonce=nonce,
     )
-    with grpc.insecure_channel(address, options=OPTIONS) as channel:
+    with transport.open(address) as channel:
         retry = RetryPolicy(num_attempts, backoff_seconds, timeout_seconds)
-        _Upload(channel, address, retry, header, manifest, outgoing).run()
+        _Upload(channel, address, retry, transport, header, manifest, outgoing).run()
     return UploadedArray(manifest.digest, manifest.num_bytes + manifest.messages_bytes)
 
 
@@ -159,6 +170,7 @@ class _Upload:
     channel: grpc.Channel
     address: str
     retry: RetryPolicy
+    transport: Transport
     header: labels_pb2.UploadLabelsHeader
     manifest: ArrayManifest
     outgoing: _Outgoing
@@ -197,13 +209,17 @@ class _Upload:
         )
         header = self.header
         request = labels_pb2.GetUploadRequest(
-            run_id=header.run_id, round=header.round, node_id=header.node_id, digest=header.digest
+            run_id=header.run_id,
+            round=header.round,
+            node_id=header.node_id,
+            digest=header.digest,
+            nonce=header.nonce,
         )
         try:
             response = call(request, timeout=self.retry.timeout_seconds)
         except grpc.RpcError as error:
-            problem = explain(error, address=self.address, action=self.action)
-            if is_fatal(error):
+            problem = explain(error, address=self.address, action=self.action, transport=self.transport)
+            if is_fatal(error, problem):
                 raise problem from None
             return problem
         return None if response.complete else set(response.chunk_indices)
@@ -214,7 +230,12 @@ class _Upload:
             f"{SERVICE}/UploadLabels", response_deserializer=labels_pb2.UploadLabelsResponse.FromString
         )
         answer = send_stream(
-            call, self._messages(arrived), address=self.address, action=self.action, retry=self.retry
+            call,
+            self._messages(arrived),
+            address=self.address,
+            action=self.action,
+            retry=self.retry,
+            transport=self.transport,
         )
         if isinstance(answer, ExchangeError):
             return answer

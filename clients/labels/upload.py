@@ -10,7 +10,8 @@ from typing import Any
 import google_crc32c
 import grpc
 
-from clients.labels.channels import OPTIONS, SERVICE, RetryPolicy, send_stream
+from clients.labels.channels import SERVICE, RetryPolicy, send_stream
+from clients.labels.transport import Transport
 from common.errors import ExchangeError
 from protos.fedstill.v1 import labels_pb2
 
@@ -23,6 +24,8 @@ def upload_artefact(
     run_id: str,
     node_id: str,
     files: Mapping[str, Path],
+    nonce: bytes = b"",
+    transport: Transport = Transport(),  # noqa: B008 it is frozen
     timeout_seconds: float = 60.0,
     num_attempts: int = 8,
     backoff_seconds: float = 0.1,
@@ -34,6 +37,8 @@ def upload_artefact(
         run_id: The run that the node works for.
         node_id: The node.
         files: Where each file lies here, by its path at the service, as "artefact/model.onnx".
+        nonce: What the closing task brought; it lets the files in.
+        transport: How the service is called.
         timeout_seconds: Longest silence before the upload is begun again.
         num_attempts: Failures that end it.
         backoff_seconds: Pause after the first failure; it doubles up to 5 s.
@@ -42,12 +47,13 @@ def upload_artefact(
         Bytes of the messages that carried the files, those of one whole upload.
 
     Raises:
+        AccessError: No certificate that the service takes, another node's name, or a closed round.
         DigestError: The service saw altered bytes, at every attempt.
         ExchangeError: A file cannot be read, the service refused the upload or stayed
             out of reach.
     """
     retry = RetryPolicy(num_attempts, backoff_seconds, timeout_seconds)
-    header = labels_pb2.UploadHeader(run_id=run_id, node_id=node_id)
+    header = labels_pb2.UploadHeader(run_id=run_id, node_id=node_id, nonce=nonce)
     try:
         for path, file in files.items():
             with file.open("rb") as content:
@@ -56,14 +62,19 @@ def upload_artefact(
     except OSError as error:
         raise ExchangeError(f"upload: cannot read {error.filename}: {error.strerror}") from None
     failures = 0
-    with grpc.insecure_channel(address, options=OPTIONS) as channel:
+    with transport.open(address) as channel:
         call: grpc.StreamUnaryMultiCallable[bytes, Any] = channel.stream_unary(
             f"{SERVICE}/UploadArtefact", response_deserializer=labels_pb2.UploadArtefactResponse.FromString
         )
         while True:
             upload = _Upload(header, list(files.values()))
             answer = send_stream(
-                call, upload.messages(), address=address, action=f"uploading for {node_id}", retry=retry
+                call,
+                upload.messages(),
+                address=address,
+                action=f"uploading for {node_id}",
+                retry=retry,
+                transport=transport,
             )
             if not isinstance(answer, ExchangeError):
                 return upload.num_bytes

@@ -274,6 +274,14 @@ class ExchangeConfig(Section):
     advertise_address: str = Field(
         "", description="host or host:port that nodes are told; empty: the bound one"
     )
+    certificates_dir: str = Field(
+        "",
+        description="folder that `fedstill certs init` filled: the label service speaks mutual TLS; empty:"
+        " plaintext",
+    )
+    allow_insecure: bool = Field(
+        False, description="plaintext on other than loopback, for networks that you trust"
+    )
     public_samples: Literal["stream", "local"] = Field(
         "stream", description="nodes fetch the public samples, or have them and check their digest"
     )

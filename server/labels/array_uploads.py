@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -38,6 +38,8 @@ from common.errors import DigestError, NonFiniteError, NotPublishedError, UsageE
 from protos.fedstill.v1 import labels_pb2
 from server.labels.shards import settle_folder, staged_folder
 from server.labels.uploads import MAX_UPLOAD_BYTES, check_name, check_sender
+
+AllowArray = Callable[[labels_pb2.UploadLabelsHeader | labels_pb2.GetUploadRequest], None]
 
 _MANIFEST = "manifest.pb"
 _PAYLOADS = "payloads.bin"
@@ -133,12 +135,19 @@ class UploadStore:
         except (FileNotFoundError, DigestError):
             return []
 
-    def receive(self, parts: Iterator[labels_pb2.UploadLabelsRequest], *, run_id: str | None) -> bool:
+    def receive(
+        self,
+        parts: Iterator[labels_pb2.UploadLabelsRequest],
+        *,
+        run_id: str | None,
+        allow: AllowArray | None = None,
+    ) -> bool:
         """Receives chunks of one node's array; those that came before need not come again.
 
         Args:
             parts: A header and then chunks, in any order.
             run_id: The only run that is accepted; None accepts any.
+            allow: Raises `AccessError` for a sender who may not.
 
         Returns:
             Whether the array is whole now.
@@ -155,6 +164,8 @@ class UploadStore:
             raise UsageError("upload: expected the header as the first message")
         header = first.header
         check_sender(header.run_id, header.node_id, expected_run_id=run_id)
+        if allow is not None:
+            allow(header)
         folder = self._folder(header.round, header.node_id, header.digest)
         manifest = parse_manifest(header.manifest, digest=header.digest)
         num_bytes = max(manifest.decoded_bytes, sum(chunk.num_bytes for chunk in manifest.chunks))

@@ -17,11 +17,21 @@ from types import TracebackType
 import grpc
 
 from common.arrays import DIGEST_BYTES, MAX_FRAME_BYTES, MAX_MESSAGE_BYTES
-from common.errors import DigestError, ExchangeError, NonFiniteError, NotPublishedError, UsageError
+from common.certificates import is_loopback
+from common.errors import (
+    AccessError,
+    DigestError,
+    ExchangeError,
+    NonFiniteError,
+    NotPublishedError,
+    UsageError,
+)
 from protos.fedstill.v1 import labels_pb2
 from server.events import UploadRefused
-from server.labels.array_uploads import UploadStore
+from server.labels.access import Doorkeeper
+from server.labels.array_uploads import AllowArray, UploadStore
 from server.labels.store import LabelStore
+from server.labels.transport import ServerCertificates
 from server.labels.uploads import receive_upload
 
 OnCall = Callable[[str, str, float, int], None]
@@ -45,25 +55,31 @@ _OPTIONS = (
 _CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (NotPublishedError, grpc.StatusCode.NOT_FOUND),
     (UsageError, grpc.StatusCode.INVALID_ARGUMENT),
+    (AccessError, grpc.StatusCode.PERMISSION_DENIED),
     (DigestError, grpc.StatusCode.DATA_LOSS),
     (ExchangeError, grpc.StatusCode.INVALID_ARGUMENT),
     (OSError, grpc.StatusCode.RESOURCE_EXHAUSTED),
 )
 _REASONS: tuple[tuple[type[Exception], str], ...] = (
+    (AccessError, "forbidden"),
     (NonFiniteError, "non_finite"),
     (DigestError, "damaged"),
     (UsageError, "invalid"),
     (ExchangeError, "invalid"),
     (OSError, "storage"),
 )
-_UPLOADS = ("UploadArtefact", "UploadLabels")
+_UPLOADS = ("UploadArtefact", "UploadLabels", "GetUpload")
 _log = logging.getLogger(__name__)
 
 
 class _Tally:
-    """Bytes of payload that one call has moved so far, and who calls, as it says."""
+    """Bytes of payload that one call has moved so far, and who calls.
+
+    `caller` stands in the certificate, empty on plaintext; `node_id` is what the message says.
+    """
 
     num_bytes = 0
+    caller = ""
     node_id = ""
 
 
@@ -78,6 +94,9 @@ class LabelService:
         arrays_dir: Folder that receives uploaded arrays, see `UploadStore`; None takes
             `uploads` beside `uploads_dir`.
         run_id: The only run whose uploads are accepted; None accepts any.
+        certificates_dir: Folder that `fedstill certs init` filled: mutual TLS; None: plaintext.
+        access_file: What the coordinator allows, see `Doorkeeper`; None: anything.
+        allow_insecure: Plaintext on other than loopback is wanted.
         on_call: Told of each finished call: method, gRPC code, seconds, bytes moved.
             It runs on the server's threads.
         on_refuse: Told of each refused upload, on the server's threads too.
@@ -92,6 +111,9 @@ class LabelService:
         uploads_dir: Path,
         arrays_dir: Path | None = None,
         run_id: str | None = None,
+        certificates_dir: Path | None = None,
+        access_file: Path | None = None,
+        allow_insecure: bool = False,
         on_call: OnCall | None = None,
         on_refuse: OnRefuse | None = None,
     ) -> None:
@@ -102,6 +124,9 @@ class LabelService:
         self._uploads_dir = uploads_dir
         self._uploads = UploadStore(arrays_dir or uploads_dir.parent / "uploads")
         self._run_id = run_id
+        self._certificates_dir = certificates_dir
+        self._allow_insecure = allow_insecure
+        self._door = Doorkeeper(None, access_file)
         self._on_call = on_call
         self._on_refuse = on_refuse
         self._server: grpc.Server | None = None
@@ -115,8 +140,10 @@ class LabelService:
         """Binds the port and serves in background threads.
 
         Raises:
-            UsageError: The port is taken or the host is not this machine's.
+            UsageError: The port is taken, the host is not this machine's, certificates cannot be
+                used, or other machines would be served in plaintext unasked.
         """
+        self._check_exposure()
         _check_bindable(self._bare_host, self._port)
         server = grpc.server(
             futures.ThreadPoolExecutor(max_workers=_NUM_THREADS, thread_name_prefix="labels"),
@@ -125,11 +152,26 @@ class LabelService:
         )
         server.add_generic_rpc_handlers((self._handlers(),))
         try:
-            self._port = server.add_insecure_port(self.address)
+            if self._certificates_dir is None:
+                self._port = server.add_insecure_port(self.address)
+            else:
+                self._door.certificates = ServerCertificates(self._certificates_dir)
+                self._port = server.add_secure_port(self.address, self._door.certificates.credentials())
         except RuntimeError as error:
             raise _not_bindable(self._bare_host, self._port, str(error)) from None
         server.start()
         self._server = server
+
+    def _check_exposure(self) -> None:
+        if self._certificates_dir is not None or is_loopback(self._bare_host):
+            return
+        if not self._allow_insecure:
+            raise UsageError(
+                f"exchange.host = {self._bare_host} would serve other machines in plaintext: set"
+                " exchange.certificates_dir (fedstill certs init makes one), or exchange.allow_insecure on a"
+                " network that you trust"
+            )
+        _log.warning("label service on %s: plaintext; anyone on the way can read and alter", self._host)
 
     def stop(self, grace: float = 1.0) -> None:
         """Stops serving; calls in progress get `grace` seconds to end."""
@@ -188,6 +230,7 @@ class LabelService:
         self, request: labels_pb2.GetManifestRequest, context: grpc.ServicerContext
     ) -> labels_pb2.GetManifestResponse:
         with self._counted("GetManifest", context) as tally:
+            self._door.check_fetch(tally.caller)
             digest = request.digest
             if request.WhichOneof("array") == "encoding":
                 wanted = request.encoding
@@ -205,6 +248,7 @@ class LabelService:
         self, request: labels_pb2.StreamChunksRequest, context: grpc.ServicerContext
     ) -> Iterator[bytes]:
         with self._counted("StreamChunks", context) as tally:
+            self._door.check_fetch(tally.caller)
             array = self._store.array(_checked_digest(request.digest))
             if request.start_chunk >= array.num_chunks:
                 raise UsageError(f"start_chunk: expected below {array.num_chunks}, got {request.start_chunk}")
@@ -217,7 +261,14 @@ class LabelService:
         self, requests: Iterator[labels_pb2.UploadArtefactRequest], context: grpc.ServicerContext
     ) -> labels_pb2.UploadArtefactResponse:
         with self._counted("UploadArtefact", context) as tally:
-            num_bytes = receive_upload(requests, uploads_dir=self._uploads_dir, run_id=self._run_id)
+
+            def allow(header: labels_pb2.UploadHeader) -> None:
+                tally.node_id = header.node_id
+                self._door.check_upload(tally.caller, node_id=header.node_id, nonce=header.nonce)
+
+            num_bytes = receive_upload(
+                requests, uploads_dir=self._uploads_dir, run_id=self._run_id, allow=allow
+            )
             tally.num_bytes = num_bytes
             return labels_pb2.UploadArtefactResponse(num_bytes=num_bytes)
 
@@ -225,7 +276,9 @@ class LabelService:
         self, requests: Iterator[labels_pb2.UploadLabelsRequest], context: grpc.ServicerContext
     ) -> labels_pb2.UploadLabelsResponse:
         with self._counted("UploadLabels", context) as tally:
-            complete = self._uploads.receive(_weighed(requests, tally), run_id=self._run_id)
+            complete = self._uploads.receive(
+                _weighed(requests, tally), run_id=self._run_id, allow=self._allow_array(tally)
+            )
             if not complete and not context.is_active():
                 raise ExchangeError("the stream broke off")
             return labels_pb2.UploadLabelsResponse(complete=complete)
@@ -234,10 +287,20 @@ class LabelService:
         self, request: labels_pb2.GetUploadRequest, context: grpc.ServicerContext
     ) -> labels_pb2.GetUploadResponse:
         with self._counted("GetUpload", context) as tally:
+            self._allow_array(tally)(request)
             arrived = self._uploads.find_chunks(request, run_id=self._run_id)
             answer = labels_pb2.GetUploadResponse(complete=arrived is None, chunk_indices=arrived or ())
             tally.num_bytes = answer.ByteSize()
             return answer
+
+    def _allow_array(self, tally: _Tally) -> AllowArray:
+        def allow(sender: labels_pb2.UploadLabelsHeader | labels_pb2.GetUploadRequest) -> None:
+            tally.node_id = sender.node_id
+            self._door.check_upload(
+                tally.caller, node_id=sender.node_id, nonce=sender.nonce, round_number=sender.round
+            )
+
+        return allow
 
     @contextmanager
     def _counted(self, method: str, context: grpc.ServicerContext) -> Iterator[_Tally]:
@@ -245,6 +308,7 @@ class LabelService:
         tally = _Tally()
         code = grpc.StatusCode.OK
         try:
+            tally.caller = tally.node_id = self._door.identify(context)
             yield tally
         except GeneratorExit:
             code = grpc.StatusCode.CANCELLED

@@ -6,7 +6,7 @@ import hashlib
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -31,7 +31,11 @@ class _Announced:
 
 
 def receive_upload(
-    parts: Iterator[labels_pb2.UploadArtefactRequest], *, uploads_dir: Path, run_id: str | None
+    parts: Iterator[labels_pb2.UploadArtefactRequest],
+    *,
+    uploads_dir: Path,
+    run_id: str | None,
+    allow: Callable[[labels_pb2.UploadHeader], None] | None = None,
 ) -> int:
     """Receives one node's files and puts them at `uploads_dir/<node id>/<path>`.
 
@@ -41,6 +45,7 @@ def receive_upload(
         parts: A header and then payloads, file by file, without gaps.
         uploads_dir: Folder of all nodes.
         run_id: The only run that is accepted; None accepts any.
+        allow: Raises `AccessError` for a sender who may not.
 
     Returns:
         Bytes stored.
@@ -54,6 +59,8 @@ def receive_upload(
     if first is None or first.WhichOneof("part") != "header":
         raise UsageError("upload: expected the header as the first message")
     node_id, files = _check_header(first.header, run_id=run_id)
+    if allow is not None:
+        allow(first.header)
     uploads_dir.mkdir(parents=True, exist_ok=True)
     staged = Path(tempfile.mkdtemp(dir=uploads_dir, prefix=".upload-"))
     try:

@@ -19,7 +19,7 @@ LATENCY_BUCKETS = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1)
 
 PERCENTILES = (5, 50, 95)
 DROP_REASONS = ("error", "late", "lost", "refused", "unanswered")
-REFUSAL_REASONS = ("damaged", "internal", "invalid", "non_finite", "storage")
+REFUSAL_REASONS = ("damaged", "forbidden", "internal", "invalid", "non_finite", "storage")
 
 
 @dataclass(frozen=True)

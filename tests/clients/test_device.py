@@ -1,15 +1,18 @@
 """What `fedstill-node run` starts, refuses and starts again."""
 
+import contextlib
 import itertools
 import signal
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psutil
 import pytest
 
+from clients.bundle import read_bundle
 from clients.device import (
     LONGEST_PAUSE_SECONDS,
     Device,
@@ -20,6 +23,8 @@ from clients.device import (
     pauses,
 )
 from common.errors import UsageError
+from server.authority import init_authority, issue_node
+from server.enrolment import add_node, write_bundle
 
 
 @pytest.fixture
@@ -43,7 +48,7 @@ def test_a_device_that_can_work_passes(device):
         ({"node_id": "../up"}, "expected a node name"),
         ({"superlink": "coordinator"}, "expected host:port, got 'coordinator'"),
         ({"superlink": "coordinator:99999"}, "expected host:port"),
-        ({"superlink": "coordinator.example:8000"}, "is another machine: give --certificates"),
+        ({"superlink": "coordinator.example:8000"}, "is another machine: give --bundle"),
     ],
 )
 def test_what_cannot_work_is_refused(device, values, message):
@@ -56,9 +61,50 @@ def test_data_that_is_not_there_is_refused(device, tmp_path):
         check_device(replaced(device, data=tmp_path / "none.csv"), allow_insecure=False)
 
 
-def test_a_folder_without_the_authority_is_refused(device, tmp_path):
-    with pytest.raises(UsageError, match=r"holds no ca\.crt"):
-        check_device(replaced(device, certificates=tmp_path), allow_insecure=False)
+@pytest.fixture
+def bundle(tmp_path):
+    init_authority(tmp_path / "authority")
+    add_node(tmp_path / "authority", "kitchen", tmp_path / "bundle", data="own.npz")
+    return tmp_path / "bundle"
+
+
+@pytest.mark.parametrize("name", ["ca.crt", "node.crt", "node.key", "flower.key"])
+def test_a_folder_that_lacks_a_file_is_refused(device, bundle, name):
+    (bundle / name).unlink()
+    with pytest.raises(UsageError, match=name.replace(".", r"\.")):
+        check_device(replaced(device, certificates=bundle), allow_insecure=False)
+
+
+def test_another_nodes_certificate_is_refused(device, bundle):
+    with pytest.raises(UsageError, match="the certificate is that of 'kitchen', the node is called 'attic'"):
+        check_device(replaced(device, certificates=bundle, node_id="attic"), allow_insecure=False)
+
+
+def test_an_expired_bundle_is_refused_before_anything_starts(tmp_path):
+    init_authority(tmp_path / "ca", clock=lambda: datetime.now(UTC) - timedelta(days=400))
+    secrets = issue_node(tmp_path / "ca", "kitchen", clock=lambda: datetime.now(UTC) - timedelta(days=400))
+    settings = b'node_id = "kitchen"\nsuperlink = "c:8000"\ndata = "x"\n'
+    write_bundle(tmp_path / "kitchen", "kitchen", secrets.files | {"node.toml": settings})
+    with pytest.raises(UsageError, match="the certificate of 'kitchen' expired on"):
+        read_bundle(tmp_path / "kitchen")
+
+
+def test_an_archive_is_to_be_unpacked(tmp_path):
+    (tmp_path / "kitchen.tar.gz").write_bytes(b"")
+    with pytest.raises(UsageError, match="unpack it"):
+        read_bundle(tmp_path / "kitchen.tar.gz")
+
+
+def test_a_folder_that_is_no_bundle_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"holds no node\.toml"):
+        read_bundle(tmp_path)
+
+
+def test_without_a_bundle_the_command_says_what_it_lacks(tmp_path):
+    command = [str(Path(sys.executable).with_name("fedstill-node")), "run", "--node-id", "kitchen"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "fedstill-node: expected --bundle, or --superlink, --data\n"
 
 
 def test_plaintext_to_another_machine_can_be_asked_for(device):
@@ -73,12 +119,11 @@ def test_the_supernode_is_told_name_and_data(device):
 
 
 def test_with_certificates_the_link_is_encrypted_and_the_node_authenticated(device, tmp_path):
-    for name in ("ca.crt", "node.key"):
-        (tmp_path / name).write_text("")
     command = build_command(replaced(device, certificates=tmp_path))
     assert "--insecure" not in command
     assert command[command.index("--root-certificates") + 1] == str(tmp_path / "ca.crt")
-    assert command[command.index("--auth-supernode-private-key") + 1] == str(tmp_path / "node.key")
+    assert command[command.index("--auth-supernode-private-key") + 1] == str(tmp_path / "flower.key")
+    assert f'certificates-dir="{tmp_path}"' in command[command.index("--node-config") + 1]
 
 
 def test_threads_and_folders_are_bounded(device, tmp_path):
@@ -102,7 +147,16 @@ def test_ending_takes_what_the_process_started_along():
     end_process_group(process)
     assert process.returncode == -signal.SIGTERM
     process.stdout.close()
-    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+    end = time.monotonic() + 10  # the system takes it away a moment later
+    while (is_there := is_running(child)) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not is_there
+
+
+def is_running(pid):
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def test_a_lost_supernode_is_started_again_until_the_device_is_told_to_stop(device, tmp_path):

@@ -83,6 +83,31 @@ def test_the_settings_that_compose_gives_are_the_configurations():
     config = build_config(settings)
     assert config.data.private == "nodes"
     assert config.exchange.port == 9500
+    assert config.exchange.certificates_dir == "/certificates"
+
+
+def test_compose_mounts_the_bundles_and_the_authority_where_the_commands_look():
+    services = compose()["services"]
+    for name in ("device-a", "device-b"):
+        assert services[name]["command"] == ["run", "--bundle=/bundle"]
+        assert f"./certificates/bundles/{name}:/bundle:ro" in services[name]["volumes"]
+    for name in ("superlink", "superexec", "coordinator"):
+        assert "./certificates:/certificates:ro" in services[name]["volumes"]
+
+
+def test_what_compose_tells_to_do_before_makes_what_it_mounts(tmp_path):
+    comment = re.findall(
+        r"^# {2,}(fedstill .*)$", (DEPLOY / "compose/compose.yaml").read_text(), re.MULTILINE
+    )
+    for line in comment:
+        words = line.replace("$node", "device-a").split()
+        run(BIN / words[0], *words[1:], cwd=tmp_path)
+    folder = tmp_path / "certificates"
+    assert {"ca.crt", "server.crt", "server.key", "fleet.json"} <= {path.name for path in folder.iterdir()}
+    assert (folder / "bundles/device-a/node.toml").read_text().splitlines()[1:] == [
+        'superlink = "superlink:8000"',
+        'data = "/data"',
+    ]
 
 
 @pytest.mark.parametrize("name", ["server", "device"])

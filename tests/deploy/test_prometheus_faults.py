@@ -6,17 +6,14 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
+from server.authority import init_authority
 from server.checkpoints import STATE_FILE
 from server.events import (
     NodeBudgeted,
@@ -85,14 +82,7 @@ class Coordinator:
         self.now = None
 
     def expire(self) -> None:
-        key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-        end = datetime.fromtimestamp(time.time()).astimezone() + timedelta(days=3)
-        builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).serial_number(1)
-        builder = builder.public_key(key.public_key()).not_valid_before(end - timedelta(days=9))
-        certificate = builder.not_valid_after(end).sign(key, hashes.SHA256())
-        path = self.folder / "certificates" / "server.pem"
-        path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        init_authority(self.folder / "certificates", days=3)
 
     def flap(self) -> None:
         for _ in range(3):

@@ -90,6 +90,26 @@ def start_devices(stack: ExitStack, folder: Path, environment: dict[str, str], p
         stack.enter_context(started(command, environment, folder / f"{name}.log"))
 
 
+def start_bundles(stack: ExitStack, folder: Path, environment: dict[str, str]) -> None:
+    for name in ("a", "b"):
+        command = [BIN / "fedstill-node", "run", "--bundle", folder / f"device-{name}"]
+        command += ["--home", folder / f"home-{name}"]
+        stack.enter_context(started(command, environment, folder / f"{name}.log"))
+
+
+def fedstill(folder: Path, *words: object) -> None:
+    subprocess.run([str(BIN / "fedstill"), *map(str, words)], cwd=folder, check=True)
+
+
+def enrol(folder: Path, port: int) -> None:
+    fedstill(folder, "certs", "init")
+    for name in ("a", "b", "removed"):
+        data = folder / ("a.npz" if name == "removed" else f"{name}.npz")
+        words = [f"device-{name}", "--superlink", f"127.0.0.1:{port}", "--data", data]
+        fedstill(folder, "fleet", "add", *words, "--output", f"device-{name}")
+    fedstill(folder, "fleet", "remove", "device-removed")
+
+
 def coordinator(folder: Path, port: int) -> list[object]:
     settings = [f"data.source={folder / 'server.npz'}", *(f"{key}={value}" for key, value in QUICK.items())]
     command = [BIN / "fedstill", "coordinator", "--home", folder / "site", "--port", port]
@@ -131,6 +151,28 @@ def test_devices_bring_their_own_data(site: dict[str, str], tmp_path: Path) -> N
         start_devices(stack, tmp_path, site, port)
         assert process.wait(240) == 0, log.read_text()
     check_summary(tmp_path)
+
+
+def test_from_certificates_to_a_federation_that_trusts_nothing_else(
+    site: dict[str, str], tmp_path: Path
+) -> None:
+    port, log = free_port(), tmp_path / "coordinator.log"
+    enrol(tmp_path, port)
+    with ExitStack() as stack:
+        command = [*coordinator(tmp_path, port), "--certificates", "certificates"]
+        for setting in ("monitoring.enabled=true", "federation.scheme=ensemble", "distill.num_epochs=20"):
+            command += ["--set", setting]
+        process = stack.enter_context(started(command, site, log))
+        start_bundles(stack, tmp_path, site)
+        assert process.wait(240) == 0, log.read_text()
+    check_summary(tmp_path)
+    assert "device-a may come" in log.read_text()
+    assert "device-removed" not in log.read_text()
+    (run_dir,) = (tmp_path / "site" / "runs").iterdir()
+    exported = (run_dir / "metrics.txt").read_text()
+    assert 'fedstill_certificate_expiry_timestamp_seconds{certificate="server.crt"}' in exported
+    for method in ("UploadLabels", "UploadArtefact"):
+        assert f'fedstill_grpc_calls_total{{code="OK",method="{method}"}} 2.0' in exported
 
 
 @pytest.mark.skipif(

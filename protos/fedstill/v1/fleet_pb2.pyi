@@ -7,17 +7,19 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class HelloRequest(_message.Message):
-    __slots__ = ("run_id", "version", "input")
+    __slots__ = ("run_id", "version", "input", "nonce")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     INPUT_FIELD_NUMBER: _ClassVar[int]
+    NONCE_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     version: str
     input: InputSpec
-    def __init__(self, run_id: _Optional[str] = ..., version: _Optional[str] = ..., input: _Optional[_Union[InputSpec, _Mapping]] = ...) -> None: ...
+    nonce: bytes
+    def __init__(self, run_id: _Optional[str] = ..., version: _Optional[str] = ..., input: _Optional[_Union[InputSpec, _Mapping]] = ..., nonce: _Optional[bytes] = ...) -> None: ...
 
 class HelloResponse(_message.Message):
-    __slots__ = ("node_id", "version", "num_train_samples", "num_validation_samples", "num_test_samples", "private_digest", "group", "num_partitions", "profile")
+    __slots__ = ("node_id", "version", "num_train_samples", "num_validation_samples", "num_test_samples", "private_digest", "group", "num_partitions", "certificate", "proof", "profile")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     NUM_TRAIN_SAMPLES_FIELD_NUMBER: _ClassVar[int]
@@ -26,6 +28,8 @@ class HelloResponse(_message.Message):
     PRIVATE_DIGEST_FIELD_NUMBER: _ClassVar[int]
     GROUP_FIELD_NUMBER: _ClassVar[int]
     NUM_PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    PROOF_FIELD_NUMBER: _ClassVar[int]
     PROFILE_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     version: str
@@ -35,8 +39,10 @@ class HelloResponse(_message.Message):
     private_digest: str
     group: str
     num_partitions: int
+    certificate: bytes
+    proof: bytes
     profile: DeviceProfile
-    def __init__(self, node_id: _Optional[str] = ..., version: _Optional[str] = ..., num_train_samples: _Optional[int] = ..., num_validation_samples: _Optional[int] = ..., num_test_samples: _Optional[int] = ..., private_digest: _Optional[str] = ..., group: _Optional[str] = ..., num_partitions: _Optional[int] = ..., profile: _Optional[_Union[DeviceProfile, _Mapping]] = ...) -> None: ...
+    def __init__(self, node_id: _Optional[str] = ..., version: _Optional[str] = ..., num_train_samples: _Optional[int] = ..., num_validation_samples: _Optional[int] = ..., num_test_samples: _Optional[int] = ..., private_digest: _Optional[str] = ..., group: _Optional[str] = ..., num_partitions: _Optional[int] = ..., certificate: _Optional[bytes] = ..., proof: _Optional[bytes] = ..., profile: _Optional[_Union[DeviceProfile, _Mapping]] = ...) -> None: ...
 
 class DeviceProfile(_message.Message):
     __slots__ = ("name", "flash_bytes", "memory_bytes", "latency_budget_seconds", "runtimes", "arithmetic", "fp32_macs_per_second", "int8_macs_per_second", "step_seconds", "speed_source", "down_bytes_per_second", "up_bytes_per_second", "link_latency_seconds", "description")
@@ -197,7 +203,7 @@ class Hyperparameters(_message.Message):
     def __init__(self, scheme: _Optional[str] = ..., loss: _Optional[str] = ..., temperature: _Optional[float] = ..., distill_lambda: _Optional[float] = ..., num_steps: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., proximal_mu: _Optional[float] = ..., feature_weight: _Optional[float] = ...) -> None: ...
 
 class TaskRequest(_message.Message):
-    __slots__ = ("run_id", "round", "base_round", "labels", "plan", "hyperparameters", "deadline_seconds", "seed", "input", "wants_upload", "shared_round", "upload_codec")
+    __slots__ = ("run_id", "round", "base_round", "labels", "plan", "hyperparameters", "deadline_seconds", "seed", "input", "wants_upload", "shared_round", "upload_codec", "upload_nonce")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     BASE_ROUND_FIELD_NUMBER: _ClassVar[int]
@@ -210,6 +216,7 @@ class TaskRequest(_message.Message):
     WANTS_UPLOAD_FIELD_NUMBER: _ClassVar[int]
     SHARED_ROUND_FIELD_NUMBER: _ClassVar[int]
     UPLOAD_CODEC_FIELD_NUMBER: _ClassVar[int]
+    UPLOAD_NONCE_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     round: int
     base_round: int
@@ -222,7 +229,8 @@ class TaskRequest(_message.Message):
     wants_upload: bool
     shared_round: int
     upload_codec: str
-    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., base_round: _Optional[int] = ..., labels: _Optional[_Union[LabelSource, _Mapping]] = ..., plan: _Optional[_Union[StudentPlan, _Mapping]] = ..., hyperparameters: _Optional[_Union[Hyperparameters, _Mapping]] = ..., deadline_seconds: _Optional[float] = ..., seed: _Optional[int] = ..., input: _Optional[_Union[InputSpec, _Mapping]] = ..., wants_upload: _Optional[bool] = ..., shared_round: _Optional[int] = ..., upload_codec: _Optional[str] = ...) -> None: ...
+    upload_nonce: bytes
+    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., base_round: _Optional[int] = ..., labels: _Optional[_Union[LabelSource, _Mapping]] = ..., plan: _Optional[_Union[StudentPlan, _Mapping]] = ..., hyperparameters: _Optional[_Union[Hyperparameters, _Mapping]] = ..., deadline_seconds: _Optional[float] = ..., seed: _Optional[int] = ..., input: _Optional[_Union[InputSpec, _Mapping]] = ..., wants_upload: _Optional[bool] = ..., shared_round: _Optional[int] = ..., upload_codec: _Optional[str] = ..., upload_nonce: _Optional[bytes] = ...) -> None: ...
 
 class Predictions(_message.Message):
     __slots__ = ("classes", "confidences")
@@ -329,20 +337,22 @@ class ControlResponse(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., node_id: _Optional[str] = ..., evaluation: _Optional[_Union[Predictions, _Mapping]] = ..., private_test_accuracy: _Optional[float] = ...) -> None: ...
 
 class ClosingRequest(_message.Message):
-    __slots__ = ("run_id", "base_round", "labels", "collect_artefact", "accuracy", "num_evaluation_samples")
+    __slots__ = ("run_id", "base_round", "labels", "collect_artefact", "accuracy", "num_evaluation_samples", "upload_nonce")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     BASE_ROUND_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     COLLECT_ARTEFACT_FIELD_NUMBER: _ClassVar[int]
     ACCURACY_FIELD_NUMBER: _ClassVar[int]
     NUM_EVALUATION_SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    UPLOAD_NONCE_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     base_round: int
     labels: LabelSource
     collect_artefact: bool
     accuracy: float
     num_evaluation_samples: int
-    def __init__(self, run_id: _Optional[str] = ..., base_round: _Optional[int] = ..., labels: _Optional[_Union[LabelSource, _Mapping]] = ..., collect_artefact: _Optional[bool] = ..., accuracy: _Optional[float] = ..., num_evaluation_samples: _Optional[int] = ...) -> None: ...
+    upload_nonce: bytes
+    def __init__(self, run_id: _Optional[str] = ..., base_round: _Optional[int] = ..., labels: _Optional[_Union[LabelSource, _Mapping]] = ..., collect_artefact: _Optional[bool] = ..., accuracy: _Optional[float] = ..., num_evaluation_samples: _Optional[int] = ..., upload_nonce: _Optional[bytes] = ...) -> None: ...
 
 class ClosingResponse(_message.Message):
     __slots__ = ("run_id", "node_id", "latency_seconds_batch1", "artefact_bytes", "upload_bytes", "host")

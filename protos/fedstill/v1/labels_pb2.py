@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fprotos/fedstill/v1/labels.proto\x12\x0b\x66\x65\x64still.v1\"_\n\x12GetManifestRequest\x12\x10\n\x06\x64igest\x18\x01 \x01(\x0cH\x00\x12.\n\x08\x65ncoding\x18\x02 \x01(\x0b\x32\x1a.fedstill.v1.LabelEncodingH\x00\x42\x07\n\x05\x61rray\"I\n\rLabelEncoding\x12\x14\n\x0clabel_set_id\x18\x01 \x01(\t\x12\r\n\x05\x63odec\x18\x02 \x01(\t\x12\x13\n\x0btemperature\x18\x03 \x01(\x01\"\'\n\x13GetManifestResponse\x12\x10\n\x08manifest\x18\x01 \x01(\x0c\"\xdf\x01\n\x08Manifest\x12\x10\n\x08num_rows\x18\x01 \x01(\x04\x12\x11\n\trow_shape\x18\x02 \x03(\x04\x12\r\n\x05\x64type\x18\x03 \x01(\t\x12\r\n\x05\x63odec\x18\x04 \x01(\t\x12,\n\x08\x65ncoding\x18\x05 \x01(\x0b\x32\x1a.fedstill.v1.LabelEncoding\x12\x12\n\nchunk_rows\x18\x06 \x01(\x04\x12&\n\x06\x63hunks\x18\x07 \x03(\x0b\x32\x16.fedstill.v1.ChunkInfo\x12&\n\x08row_mask\x18\x08 \x01(\x0b\x32\x14.fedstill.v1.RowMask\")\n\x07RowMask\x12\x10\n\x08num_rows\x18\x01 \x01(\x04\x12\x0c\n\x04\x62its\x18\x02 \x01(\x0c\">\n\tChunkInfo\x12\x11\n\tnum_bytes\x18\x01 \x01(\x04\x12\x0e\n\x06\x63rc32c\x18\x02 \x01(\x07\x12\x0e\n\x06sha256\x18\x03 \x01(\x0c\":\n\x13StreamChunksRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\x12\x13\n\x0bstart_chunk\x18\x02 \x01(\r\"F\n\x14StreamChunksResponse\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0e\n\x06\x63rc32c\x18\x02 \x01(\x07\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\"{\n\x15UploadArtefactRequest\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x19.fedstill.v1.UploadHeaderH\x00\x12-\n\x07payload\x18\x02 \x01(\x0b\x32\x1a.fedstill.v1.UploadPayloadH\x00\x42\x06\n\x04part\"U\n\x0cUploadHeader\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12$\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x15.fedstill.v1.FileInfo\";\n\x08\x46ileInfo\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x11\n\tnum_bytes\x18\x02 \x01(\x04\x12\x0e\n\x06sha256\x18\x03 \x01(\x0c\"T\n\rUploadPayload\x12\x12\n\nfile_index\x18\x01 \x01(\r\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x12\x0e\n\x06\x63rc32c\x18\x04 \x01(\x07\"+\n\x16UploadArtefactResponse\x12\x11\n\tnum_bytes\x18\x01 \x01(\x04\"\x81\x01\n\x13UploadLabelsRequest\x12\x31\n\x06header\x18\x01 \x01(\x0b\x32\x1f.fedstill.v1.UploadLabelsHeaderH\x00\x12/\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x1e.fedstill.v1.UploadLabelsChunkH\x00\x42\x06\n\x04part\"f\n\x12UploadLabelsHeader\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12\x0f\n\x07node_id\x18\x03 \x01(\t\x12\x0e\n\x06\x64igest\x18\x04 \x01(\x0c\x12\x10\n\x08manifest\x18\x05 \x01(\x0c\"C\n\x11UploadLabelsChunk\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0e\n\x06\x63rc32c\x18\x02 \x01(\x07\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\"(\n\x14UploadLabelsResponse\x12\x10\n\x08\x63omplete\x18\x01 \x01(\x08\"R\n\x10GetUploadRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12\x0f\n\x07node_id\x18\x03 \x01(\t\x12\x0e\n\x06\x64igest\x18\x04 \x01(\x0c\"<\n\x11GetUploadResponse\x12\x10\n\x08\x63omplete\x18\x01 \x01(\x08\x12\x15\n\rchunk_indices\x18\x02 \x03(\r2\xb7\x03\n\x0cLabelService\x12P\n\x0bGetManifest\x12\x1f.fedstill.v1.GetManifestRequest\x1a .fedstill.v1.GetManifestResponse\x12U\n\x0cStreamChunks\x12 .fedstill.v1.StreamChunksRequest\x1a!.fedstill.v1.StreamChunksResponse0\x01\x12[\n\x0eUploadArtefact\x12\".fedstill.v1.UploadArtefactRequest\x1a#.fedstill.v1.UploadArtefactResponse(\x01\x12U\n\x0cUploadLabels\x12 .fedstill.v1.UploadLabelsRequest\x1a!.fedstill.v1.UploadLabelsResponse(\x01\x12J\n\tGetUpload\x12\x1d.fedstill.v1.GetUploadRequest\x1a\x1e.fedstill.v1.GetUploadResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fprotos/fedstill/v1/labels.proto\x12\x0b\x66\x65\x64still.v1\"_\n\x12GetManifestRequest\x12\x10\n\x06\x64igest\x18\x01 \x01(\x0cH\x00\x12.\n\x08\x65ncoding\x18\x02 \x01(\x0b\x32\x1a.fedstill.v1.LabelEncodingH\x00\x42\x07\n\x05\x61rray\"I\n\rLabelEncoding\x12\x14\n\x0clabel_set_id\x18\x01 \x01(\t\x12\r\n\x05\x63odec\x18\x02 \x01(\t\x12\x13\n\x0btemperature\x18\x03 \x01(\x01\"\'\n\x13GetManifestResponse\x12\x10\n\x08manifest\x18\x01 \x01(\x0c\"\xdf\x01\n\x08Manifest\x12\x10\n\x08num_rows\x18\x01 \x01(\x04\x12\x11\n\trow_shape\x18\x02 \x03(\x04\x12\r\n\x05\x64type\x18\x03 \x01(\t\x12\r\n\x05\x63odec\x18\x04 \x01(\t\x12,\n\x08\x65ncoding\x18\x05 \x01(\x0b\x32\x1a.fedstill.v1.LabelEncoding\x12\x12\n\nchunk_rows\x18\x06 \x01(\x04\x12&\n\x06\x63hunks\x18\x07 \x03(\x0b\x32\x16.fedstill.v1.ChunkInfo\x12&\n\x08row_mask\x18\x08 \x01(\x0b\x32\x14.fedstill.v1.RowMask\")\n\x07RowMask\x12\x10\n\x08num_rows\x18\x01 \x01(\x04\x12\x0c\n\x04\x62its\x18\x02 \x01(\x0c\">\n\tChunkInfo\x12\x11\n\tnum_bytes\x18\x01 \x01(\x04\x12\x0e\n\x06\x63rc32c\x18\x02 \x01(\x07\x12\x0e\n\x06sha256\x18\x03 \x01(\x0c\":\n\x13StreamChunksRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\x12\x13\n\x0bstart_chunk\x18\x02 \x01(\r\"F\n\x14StreamChunksResponse\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0e\n\x06\x63rc32c\x18\x02 \x01(\x07\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\"{\n\x15UploadArtefactRequest\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x19.fedstill.v1.UploadHeaderH\x00\x12-\n\x07payload\x18\x02 \x01(\x0b\x32\x1a.fedstill.v1.UploadPayloadH\x00\x42\x06\n\x04part\"d\n\x0cUploadHeader\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12$\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x15.fedstill.v1.FileInfo\x12\r\n\x05nonce\x18( \x01(\x0c\";\n\x08\x46ileInfo\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x11\n\tnum_bytes\x18\x02 \x01(\x04\x12\x0e\n\x06sha256\x18\x03 \x01(\x0c\"T\n\rUploadPayload\x12\x12\n\nfile_index\x18\x01 \x01(\r\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x12\x0e\n\x06\x63rc32c\x18\x04 \x01(\x07\"+\n\x16UploadArtefactResponse\x12\x11\n\tnum_bytes\x18\x01 \x01(\x04\"\x81\x01\n\x13UploadLabelsRequest\x12\x31\n\x06header\x18\x01 \x01(\x0b\x32\x1f.fedstill.v1.UploadLabelsHeaderH\x00\x12/\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x1e.fedstill.v1.UploadLabelsChunkH\x00\x42\x06\n\x04part\"u\n\x12UploadLabelsHeader\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12\x0f\n\x07node_id\x18\x03 \x01(\t\x12\x0e\n\x06\x64igest\x18\x04 \x01(\x0c\x12\x10\n\x08manifest\x18\x05 \x01(\x0c\x12\r\n\x05nonce\x18( \x01(\x0c\"C\n\x11UploadLabelsChunk\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0e\n\x06\x63rc32c\x18\x02 \x01(\x07\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\"(\n\x14UploadLabelsResponse\x12\x10\n\x08\x63omplete\x18\x01 \x01(\x08\"a\n\x10GetUploadRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12\x0f\n\x07node_id\x18\x03 \x01(\t\x12\x0e\n\x06\x64igest\x18\x04 \x01(\x0c\x12\r\n\x05nonce\x18( \x01(\x0c\"<\n\x11GetUploadResponse\x12\x10\n\x08\x63omplete\x18\x01 \x01(\x08\x12\x15\n\rchunk_indices\x18\x02 \x03(\r2\xb7\x03\n\x0cLabelService\x12P\n\x0bGetManifest\x12\x1f.fedstill.v1.GetManifestRequest\x1a .fedstill.v1.GetManifestResponse\x12U\n\x0cStreamChunks\x12 .fedstill.v1.StreamChunksRequest\x1a!.fedstill.v1.StreamChunksResponse0\x01\x12[\n\x0eUploadArtefact\x12\".fedstill.v1.UploadArtefactRequest\x1a#.fedstill.v1.UploadArtefactResponse(\x01\x12U\n\x0cUploadLabels\x12 .fedstill.v1.UploadLabelsRequest\x1a!.fedstill.v1.UploadLabelsResponse(\x01\x12J\n\tGetUpload\x12\x1d.fedstill.v1.GetUploadRequest\x1a\x1e.fedstill.v1.GetUploadResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -50,25 +50,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPLOADARTEFACTREQUEST']._serialized_start=726
   _globals['_UPLOADARTEFACTREQUEST']._serialized_end=849
   _globals['_UPLOADHEADER']._serialized_start=851
-  _globals['_UPLOADHEADER']._serialized_end=936
-  _globals['_FILEINFO']._serialized_start=938
-  _globals['_FILEINFO']._serialized_end=997
-  _globals['_UPLOADPAYLOAD']._serialized_start=999
-  _globals['_UPLOADPAYLOAD']._serialized_end=1083
-  _globals['_UPLOADARTEFACTRESPONSE']._serialized_start=1085
-  _globals['_UPLOADARTEFACTRESPONSE']._serialized_end=1128
-  _globals['_UPLOADLABELSREQUEST']._serialized_start=1131
-  _globals['_UPLOADLABELSREQUEST']._serialized_end=1260
-  _globals['_UPLOADLABELSHEADER']._serialized_start=1262
-  _globals['_UPLOADLABELSHEADER']._serialized_end=1364
-  _globals['_UPLOADLABELSCHUNK']._serialized_start=1366
-  _globals['_UPLOADLABELSCHUNK']._serialized_end=1433
-  _globals['_UPLOADLABELSRESPONSE']._serialized_start=1435
-  _globals['_UPLOADLABELSRESPONSE']._serialized_end=1475
-  _globals['_GETUPLOADREQUEST']._serialized_start=1477
-  _globals['_GETUPLOADREQUEST']._serialized_end=1559
-  _globals['_GETUPLOADRESPONSE']._serialized_start=1561
-  _globals['_GETUPLOADRESPONSE']._serialized_end=1621
-  _globals['_LABELSERVICE']._serialized_start=1624
-  _globals['_LABELSERVICE']._serialized_end=2063
+  _globals['_UPLOADHEADER']._serialized_end=951
+  _globals['_FILEINFO']._serialized_start=953
+  _globals['_FILEINFO']._serialized_end=1012
+  _globals['_UPLOADPAYLOAD']._serialized_start=1014
+  _globals['_UPLOADPAYLOAD']._serialized_end=1098
+  _globals['_UPLOADARTEFACTRESPONSE']._serialized_start=1100
+  _globals['_UPLOADARTEFACTRESPONSE']._serialized_end=1143
+  _globals['_UPLOADLABELSREQUEST']._serialized_start=1146
+  _globals['_UPLOADLABELSREQUEST']._serialized_end=1275
+  _globals['_UPLOADLABELSHEADER']._serialized_start=1277
+  _globals['_UPLOADLABELSHEADER']._serialized_end=1394
+  _globals['_UPLOADLABELSCHUNK']._serialized_start=1396
+  _globals['_UPLOADLABELSCHUNK']._serialized_end=1463
+  _globals['_UPLOADLABELSRESPONSE']._serialized_start=1465
+  _globals['_UPLOADLABELSRESPONSE']._serialized_end=1505
+  _globals['_GETUPLOADREQUEST']._serialized_start=1507
+  _globals['_GETUPLOADREQUEST']._serialized_end=1604
+  _globals['_GETUPLOADRESPONSE']._serialized_start=1606
+  _globals['_GETUPLOADRESPONSE']._serialized_end=1666
+  _globals['_LABELSERVICE']._serialized_start=1669
+  _globals['_LABELSERVICE']._serialized_end=2108
 # @@protoc_insertion_point(module_scope)

@@ -95,14 +95,16 @@ class UploadArtefactRequest(_message.Message):
     def __init__(self, header: _Optional[_Union[UploadHeader, _Mapping]] = ..., payload: _Optional[_Union[UploadPayload, _Mapping]] = ...) -> None: ...
 
 class UploadHeader(_message.Message):
-    __slots__ = ("run_id", "node_id", "files")
+    __slots__ = ("run_id", "node_id", "files", "nonce")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     FILES_FIELD_NUMBER: _ClassVar[int]
+    NONCE_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     node_id: str
     files: _containers.RepeatedCompositeFieldContainer[FileInfo]
-    def __init__(self, run_id: _Optional[str] = ..., node_id: _Optional[str] = ..., files: _Optional[_Iterable[_Union[FileInfo, _Mapping]]] = ...) -> None: ...
+    nonce: bytes
+    def __init__(self, run_id: _Optional[str] = ..., node_id: _Optional[str] = ..., files: _Optional[_Iterable[_Union[FileInfo, _Mapping]]] = ..., nonce: _Optional[bytes] = ...) -> None: ...
 
 class FileInfo(_message.Message):
     __slots__ = ("path", "num_bytes", "sha256")
@@ -141,18 +143,20 @@ class UploadLabelsRequest(_message.Message):
     def __init__(self, header: _Optional[_Union[UploadLabelsHeader, _Mapping]] = ..., chunk: _Optional[_Union[UploadLabelsChunk, _Mapping]] = ...) -> None: ...
 
 class UploadLabelsHeader(_message.Message):
-    __slots__ = ("run_id", "round", "node_id", "digest", "manifest")
+    __slots__ = ("run_id", "round", "node_id", "digest", "manifest", "nonce")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    NONCE_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     round: int
     node_id: str
     digest: bytes
     manifest: bytes
-    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., node_id: _Optional[str] = ..., digest: _Optional[bytes] = ..., manifest: _Optional[bytes] = ...) -> None: ...
+    nonce: bytes
+    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., node_id: _Optional[str] = ..., digest: _Optional[bytes] = ..., manifest: _Optional[bytes] = ..., nonce: _Optional[bytes] = ...) -> None: ...
 
 class UploadLabelsChunk(_message.Message):
     __slots__ = ("index", "crc32c", "payload")
@@ -171,16 +175,18 @@ class UploadLabelsResponse(_message.Message):
     def __init__(self, complete: _Optional[bool] = ...) -> None: ...
 
 class GetUploadRequest(_message.Message):
-    __slots__ = ("run_id", "round", "node_id", "digest")
+    __slots__ = ("run_id", "round", "node_id", "digest", "nonce")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
+    NONCE_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     round: int
     node_id: str
     digest: bytes
-    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., node_id: _Optional[str] = ..., digest: _Optional[bytes] = ...) -> None: ...
+    nonce: bytes
+    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., node_id: _Optional[str] = ..., digest: _Optional[bytes] = ..., nonce: _Optional[bytes] = ...) -> None: ...
 
 class GetUploadResponse(_message.Message):
     __slots__ = ("complete", "chunk_indices")
