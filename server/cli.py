@@ -118,6 +118,65 @@ def compare(
 
 
 @cli.command()
+def compress(
+    model: Annotated[
+        str, typer.Argument(help="a .safetensors checkpoint, an .onnx file, or module:function")
+    ],
+    data: Annotated[
+        str, typer.Option(help="built-in name or path of labelled data, with or without a test part")
+    ],
+    plans: Annotated[
+        list[str] | None,
+        typer.Option("--plan", help="as prune=0.5,bits=8,runtime=executorch; repeatable; left out: a grid"),
+    ] = None,
+    model_name: Annotated[str, typer.Option("--model", help="family of a checkpoint")] = "auto",
+    output_dir: Annotated[
+        Path, typer.Option("--output", "-o", help="folder that is filled or gone on with")
+    ] = Path("compressed"),
+    epochs: Annotated[int, typer.Option(min=1, help="training of each plan, and of the control")] = 10,
+    learning_rate: Annotated[float, typer.Option(min=1e-6, max=1.0, help="its peak")] = 1e-3,
+    distill_lambda: Annotated[
+        float, typer.Option("--lambda", min=0, max=1, help="weight of soft labels; the rest is the labels'")
+    ] = 0.9,
+    temperature: Annotated[float, typer.Option(min=0.1, max=100, help="of the soft labels")] = 4.0,
+    calibration: Annotated[
+        str, typer.Option(help="samples that set the ranges of 8 bits, if not DATA's")
+    ] = "",
+    num_calibration: Annotated[int, typer.Option(min=1, help="how many of them")] = 256,
+    label_column: Annotated[str, typer.Option(help="column of a CSV that holds the class")] = "label",
+    seed: Annotated[int, typer.Option(min=0, help="seed of cuts and training")] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="threads of training; latencies are of one")] = 2,
+    as_json: Annotated[bool, typer.Option("--json", help="print front.json and nothing else")] = False,
+) -> None:
+    """Compress a model in several ways, measure each, and say which nothing else beats."""
+    from common.config import DataConfig
+    from server import compress as compressing
+
+    request = compressing.Request(
+        model,
+        DataConfig(source=data, label_column=label_column),
+        output_dir,
+        tuple(plans or ()),
+        model_name,
+        compressing.Budget(
+            num_epochs=epochs,
+            learning_rate=learning_rate,
+            temperature=temperature,
+            distill_lambda=distill_lambda,
+        ),
+        calibration=calibration,
+        num_calibration=num_calibration,
+        seed=seed,
+        num_threads=threads,
+    )
+    front = compressing.compress_model(request, say=lambda line: typer.echo(line, err=True))
+    if as_json:
+        sys.stdout.write((output_dir / compressing.FRONT_FILE).read_text(encoding="utf-8"))
+    else:
+        compressing.print_front(front, output_dir)
+
+
+@cli.command()
 def coordinator(
     config: ConfigArgument = None,
     overrides: SetOption = None,

@@ -94,7 +94,7 @@ def _build(config: TeacherConfig, spec: InputSpec, num_classes: int, *, seed: in
         if not config.factory:
             name = resolve_model(config.model, role="teacher", spec=spec)
             return name, build_model(name, spec, num_classes=num_classes)
-        factory = _import_factory(config.factory)
+        factory = import_factory(config.factory)
         model = factory(spec, num_classes)
     if not isinstance(model, nn.Module):
         raise ConfigError(
@@ -104,7 +104,8 @@ def _build(config: TeacherConfig, spec: InputSpec, num_classes: int, *, seed: in
     return config.factory, model
 
 
-def _import_factory(text: str) -> Callable[[InputSpec, int], nn.Module]:
+def import_factory(text: str) -> Callable[[InputSpec, int], nn.Module]:
+    """Imports a user's function from input specification and classes to a module; raises `ConfigError`."""
     module_name, _, function_name = text.partition(":")
     if not module_name or not function_name:
         raise ConfigError(f"teacher.factory: expected module:function, got {text!r}")

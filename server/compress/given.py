@@ -1,0 +1,128 @@
+"""The model that is compressed: a checkpoint, an ONNX file, or what a user's function builds."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from torch import nn
+
+from common.compressors.static_int8 import fold_constants
+from common.errors import CheckpointError, DataError, FedStillError, UsageError
+from common.models import InputSpec, build_model, resolve_model
+from common.onnx_export import trace_model
+from common.runtime import Predictor, open_graph
+from common.tracing import find_untraceable_layer
+from common.training import deterministic, digest_weights, load_weights
+from server.compress.records import Material
+from server.teacher import import_factory
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """What was given, ready to teach its compressed forms."""
+
+    name: str
+    graph: onnx.ModelProto
+    """In floats, its constants folded."""
+    predict: Predictor
+    digest: str
+    model: nn.Module | None
+    """None where an ONNX file was given."""
+
+
+def load_given(text: str, *, model_name: str, material: Material, seed: int) -> Given:
+    """Loads the model.
+
+    Args:
+        text: A .safetensors or .onnx file, or module:function as `teacher.factory` takes it.
+        model_name: Family of a checkpoint.
+        material: The data that it is for.
+        seed: Seeds the weights of a function that gives none.
+
+    Returns:
+        The model.
+
+    Raises:
+        UsageError: No such file or function, weights or a graph that do not fit the data,
+            or a layer that cannot be traced, which is named.
+    """
+    path = Path(text)
+    if path.suffix == ".onnx":
+        return _read_graph(path, material)
+    spec, num_classes = material.spec, material.dataset.num_classes
+    with deterministic(seed, num_threads=1):
+        if path.suffix == ".safetensors":
+            name = resolve_model(model_name, role="teacher", spec=spec)
+            model = build_model(name, spec, num_classes=num_classes)
+            load_weights(model, path)
+        elif ":" in text and not path.exists():
+            name, model = text, import_factory(text)(spec, num_classes)
+            if not isinstance(model, nn.Module):
+                raise UsageError(f"expected {text} to return a torch.nn.Module, got {type(model).__name__}")
+        else:
+            raise UsageError(f"expected a .safetensors file, an .onnx file or module:function, got {text!r}")
+    _check_output(model, spec, num_classes, name=name)
+    graph = export_graph(model, spec)
+    return Given(name, graph, open_graph(graph.SerializeToString()), digest_weights(model), model.eval())
+
+
+def export_graph(model: nn.Module, spec: InputSpec) -> onnx.ModelProto:
+    """Exports a model in floats, its constants folded; raises `UsageError` that names the layer at fault."""
+    try:
+        return fold_constants(trace_model(model, spec))
+    except FedStillError as error:
+        example = torch.zeros((2, *spec.sample_shape), dtype=getattr(torch, spec.dtype))
+        layer = find_untraceable_layer(model, example)
+        raise UsageError(f"the layer {layer} cannot be traced: {error}") from None
+
+
+def _check_output(model: nn.Module, spec: InputSpec, num_classes: int, *, name: str) -> None:
+    example = torch.zeros((2, *spec.sample_shape), dtype=getattr(torch, spec.dtype))
+    try:
+        with torch.no_grad():
+            found = tuple(model.eval()(example).shape)
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+        cause = str(error).strip().splitlines()[0]
+        layer = find_untraceable_layer(model, example)
+        raise UsageError(
+            f"{name} cannot take the data's samples, {spec.sample_shape} {spec.dtype}, in layer {layer}:"
+            f" {cause}"
+        ) from None
+    if found != (2, num_classes):
+        raise UsageError(
+            f"{name} gives {found} for two samples; expected logits (2, {num_classes}), a column per class"
+        )
+
+
+def _read_graph(path: Path, material: Material) -> Given:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or 'no such file'}") from None
+    try:
+        graph = fold_constants(onnx.load_from_string(content))
+        predict = open_graph(graph.SerializeToString())
+    except Exception as error:  # noqa: BLE001 ONNX and ONNX Runtime share no base of errors
+        cause = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"{path} is no ONNX graph from samples to logits: {cause}") from None
+    spec, num_classes = material.spec, material.dataset.num_classes
+    if predict.sample_shape != spec.sample_shape or predict.dtype != spec.dtype:
+        raise DataError(
+            f"{path} takes samples {predict.sample_shape} {predict.dtype}, the data holds"
+            f" {spec.sample_shape} {spec.dtype}; put what prepares raw samples into the graph"
+        )
+    if predict.num_classes != num_classes:
+        raise DataError(f"{path} gives {predict.num_classes} logits, the data has {num_classes} classes")
+    return Given(path.name, graph, predict, hashlib.sha256(content).hexdigest(), None)
+
+
+def predict_all(predict: Predictor, x_S: np.ndarray, *, batch_size: int = 256) -> np.ndarray:
+    """Runs a predictor over raw samples in batches; returns logits (S, C)."""
+    return np.concatenate(
+        [predict(x_S[start : start + batch_size]) for start in range(0, len(x_S), batch_size)]
+    )
