@@ -81,7 +81,7 @@ export const line = (label, name, options = {}) => ({
 });
 
 /** What the axis below counts, as the legend says it. */
-export const roundSeries = () => ({ label: "round", value: (_, value) => (value === null ? UNKNOWN : String(value)) });
+export const roundSeries = () => ({ label: "round", value: (_, value) => (value == null ? UNKNOWN : String(value)) });
 
 /** Points without a line. */
 export const dots = (label, name, options = {}) => ({
@@ -102,7 +102,7 @@ export const bars = (label, name, options = {}) => ({
   paths: paths.bars({ size: [0.7, 48], radius: 0.08 }),
   points: { show: false },
   legendFill: () => colour(name),
-  value: (_, value) => (value === null ? UNKNOWN : String(value)),
+  value: (_, value) => (value == null ? UNKNOWN : String(value)),
   ...options,
 });
 
@@ -136,7 +136,7 @@ export function chart({ title, caption = "", height = 240, options, describe = (
     setTimeout(rest);
   };
   // While nothing is pointed at, the legend tells the newest values; uPlot empties it in a microtask.
-  const rest = () => { if (plot?.legend.live && !(plot.cursor.left >= 0)) plot.setLegend({ idx: plot.data[0].length - 1 }, false); };
+  const rest = () => { if (plot?.legend.live && plot.data[0].length && !(plot.cursor.left >= 0)) plot.setLegend({ idx: plot.data[0].length - 1 }, false); };
   const observer = new ResizeObserver(draw);
   observer.observe(holder);
   return {

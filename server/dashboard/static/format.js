@@ -53,11 +53,24 @@ export function formatAge(time) {
   const seconds = (Date.now() - moment) / 1000;
   if (Number.isNaN(seconds)) return UNKNOWN;
   if (seconds < 5) return "now";
-  if (seconds < 86400 * 3) return `${formatSeconds(Math.floor(seconds)).replace(/\.\d+ s$/, " s")} ago`;
+  for (const [unit, size, most] of [["s", 1, 120], ["min", 60, 7200], ["h", 3600, 172800]]) {
+    if (seconds < most) return `${Math.floor(seconds / size)} ${unit} ago`;
+  }
   return new Date(moment).toISOString().slice(0, 10);
 }
 
 export const formatClock = (time) => (time ? new Date(time).toLocaleTimeString("en-GB") : UNKNOWN);
+
+/** Joins events that say the same of several nodes: a page shows what happened, not how often. */
+export function joinEvents(events) {
+  const joined = [];
+  for (const event of events) {
+    const before = joined.at(-1);
+    if (event.node && before?.node && before.event === event.event && before.reason === event.reason && before.round === event.round) before.others += 1;
+    else joined.push({ ...event, others: 0 });
+  }
+  return joined;
+}
 
 /** One event of a run's log in a few words. */
 export function describeEvent(event) {

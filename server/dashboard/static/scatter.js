@@ -17,7 +17,10 @@ export function scatterChart({ title, caption, groups, marks = [], formatX, form
     title,
     caption,
     height,
-    describe: () => `${title}: ${points.length} points; the best is ${paretoFront(points).at(-1)?.text ?? "unknown"}`,
+    describe: () => {
+      const own = points.filter((point) => !point.isMark);
+      return `${title}: ${own.length} points; the best is ${paretoFront(own).at(-1)?.text ?? "unknown"}`;
+    },
     options: {
       scales: { x: { time: false, distr: 3, log: 10, range }, y: { range: ratioRange } },
       axes: [

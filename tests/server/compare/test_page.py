@@ -2,38 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import sync_playwright
 
 from server.compare import write_page
 from server.compare.records import Comparison
 
-CHROMIUM = Path("/usr/bin/chromium")
-CHROMIUM_ARGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 TWO = {"local": {0: 0.50, 1: 0.52, 2: 0.54}, "teacher": {0: 0.9, 1: 0.91, 2: 0.93}}
 SWEPT = {
     f"{scheme} distill.temperature={value}": {seed: base + value / 100 + seed / 50 for seed in (0, 1)}
     for scheme, base in (("local", 0.4), ("teacher", 0.8))
     for value in (1, 4)
 }
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if not CHROMIUM.exists() and os.environ.get("CI") == "true":
-        pytest.fail(f"{CHROMIUM} has to be installed where CI=true")
-    if not CHROMIUM.exists():
-        pytest.skip(f"{CHROMIUM} is not installed")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=CHROMIUM_ARGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -73,7 +73,7 @@ function bytesChart() {
     options: {
       scales: { x: { time: false, range: roundRange }, y: { range: zeroRange } },
       axes: [roundAxis(), bytesAxis()],
-      series: [roundSeries(), bars("public samples", "control", { value: raw("public_sample_bytes") }), bars("down", "student", { value: raw("bytes_down") }), bars("up", "teacher", { value: raw("bytes_up") })],
+      series: [roundSeries(), bars("public samples", "muted", { value: raw("public_sample_bytes") }), bars("down", "student", { value: raw("bytes_down") }), bars("up", "teacher", { value: raw("bytes_up") })],
     },
   });
   return {
@@ -117,7 +117,7 @@ function repliesChart() {
     options: {
       scales: { x: { time: false, range: roundRange }, y: { range: zeroRange } },
       axes: [roundAxis(), axis({ size: 52, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000] })],
-      series: [roundSeries(), bars("resting", "control", { value: raw(rested) }), bars("dropped", "teacher", { value: raw((item) => item.num_dropped) }), bars("replied", "student", { value: raw((item) => item.num_replied) })],
+      series: [roundSeries(), bars("resting", "muted", { value: raw(rested) }), bars("dropped", "teacher", { value: raw((item) => item.num_dropped) }), bars("replied", "student", { value: raw((item) => item.num_replied) })],
     },
   });
   return {
@@ -136,7 +136,7 @@ function labelChart() {
     options: {
       scales: { x: { time: false, range: roundRange }, y: { range: zeroRange } },
       axes: [roundAxis(), axis({ size: 56 })],
-      series: [roundSeries(), line("entropy", "student", { value: (_, value) => (value === null ? UNKNOWN : value.toPrecision(3)) })],
+      series: [roundSeries(), line("entropy", "student", { value: (_, value) => (value == null ? UNKNOWN : value.toPrecision(3)) })],
     },
   });
   return {

@@ -2,7 +2,7 @@
 
 import { fill, h, plainTable, tile } from "../dom.js";
 import { families, familyColours, histogram, last, mean } from "../figures.js";
-import { describeEvent, formatBytes, formatClock, formatCount, formatRatio, formatSeconds, formatTick, formatTimes, UNKNOWN } from "../format.js";
+import { describeEvent, formatBytes, formatClock, formatCount, formatRatio, formatSeconds, formatTick, formatTimes, joinEvents, UNKNOWN } from "../format.js";
 import { axis, bars, bottomAxis, chart, colour, line, paths, ratioAxis, ratioRange, roundAxis, roundRange, roundSeries, zeroRange } from "../charts.js";
 import { nodeLink, runLink } from "../links.js";
 import { scatterChart } from "../scatter.js";
@@ -150,8 +150,8 @@ function lossCurves() {
       axes: [roundAxis(), axis({ size: 56 })],
       series: [
         roundSeries(),
-        line("distillation", "student", { value: (_, value) => (value === null ? UNKNOWN : value.toPrecision(3)) }),
-        line("private", "teacher", { value: (_, value) => (value === null ? UNKNOWN : value.toPrecision(3)) }),
+        line("distillation", "student", { value: (_, value) => (value == null ? UNKNOWN : value.toPrecision(3)) }),
+        line("private", "teacher", { value: (_, value) => (value == null ? UNKNOWN : value.toPrecision(3)) }),
       ],
     },
   });
@@ -228,9 +228,9 @@ function worstTable(run, name) {
 }
 
 function newsList(run) {
-  const events = run.events.slice(-8).reverse();
+  const events = joinEvents(run.events).slice(-8).reverse();
   if (!events.length) return h("p", { class: "lead" }, "The log of this run is empty.");
-  return h("ol", { class: "news" }, events.map((event) => h("li", { class: event.level }, h("time", { title: event.time }, formatClock(event.time)), h("span", {}, event.node ? `${event.node}: ` : "", describeEvent(event)))));
+  return h("ol", { class: "news" }, events.map((event) => h("li", { class: event.level }, h("time", { title: event.time }, formatClock(event.time)), h("span", {}, event.node ? `${event.node}${event.others ? ` and ${formatCount(event.others)} more` : ""}: ` : "", describeEvent(event)))));
 }
 
 function configTables(run) {

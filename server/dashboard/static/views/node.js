@@ -82,7 +82,7 @@ function historyChart(title, lines) {
 }
 
 function lossChart() {
-  const value = (_, number) => (number === null ? UNKNOWN : number.toPrecision(3));
+  const value = (_, number) => (number == null ? UNKNOWN : number.toPrecision(3));
   const figure = chart({
     title: "Losses by round",
     caption: "Means of the newest steps, nats.",

@@ -87,5 +87,5 @@ function liveCard(run) {
     h("span", { class: "note" }, `${run.scheme} on ${run.dataset}; ${formatCount(run.num_nodes)} nodes`),
     h("span", { class: "bar", role: "progressbar", "aria-valuenow": run.round, "aria-valuemax": run.num_rounds, "aria-label": "rounds" },
       h("span", { style: { width: `${share * 100}%` } })),
-    h("span", { class: "note" }, `${run.phase ?? "starting"}; round ${run.round} of ${run.num_rounds ?? "?"}; students ${formatRatio(run.accuracy)}`));
+    h("span", { class: "note" }, `${run.phase === "round" ? `round ${run.round + 1} of ${run.num_rounds} under way` : `${run.phase ?? "starting"}; ${run.round} of ${run.num_rounds} rounds done`}; students ${formatRatio(run.accuracy)}`));
 }
