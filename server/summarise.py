@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +22,9 @@ from server.summary import (
     Summary,
     TeacherSummary,
 )
+
+# Packages whose arithmetic or whose protocol shows in a run's figures.
+VERSIONED = ("flwr", "numpy", "onnx", "onnxruntime", "ray", "torch")
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,7 @@ def write_summary(
         dataset=dataset,
         seed=config.seed,
         version=metadata.version("fedstill"),
+        versions=read_versions(),
         wall_seconds=state.wall_seconds,
         num_resumes=state.num_resumes,
         stopped_because=state.stopped_because,
@@ -90,6 +96,15 @@ def write_summary(
     path = run_dir / "summary.json"
     write_text_atomically(path, summary.model_dump_json(by_alias=True, indent=1) + "\n")
     return path
+
+
+def read_versions() -> dict[str, str]:
+    """Reads the versions that a run's figures depend on; packages that are not installed are left out."""
+    versions = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
+    for name in VERSIONED:
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
 
 
 def _summarise_teacher(teacher: TeacherFacts) -> TeacherSummary:

@@ -136,6 +136,9 @@ class Summary(Record):
     dataset: str
     seed: int
     version: str
+    versions: dict[str, str] = Field(
+        default_factory=dict, description="of Python, the system and the packages that figures depend on"
+    )
     wall_seconds: float
     num_resumes: int
     stopped_because: str

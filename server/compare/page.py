@@ -12,8 +12,9 @@ from server.compare.pictures import draw_accuracies, draw_rounds, draw_traffic, 
 from server.compare.plan import format_scalar
 from server.compare.records import Cell, Comparison, RunRow, Verdict
 from server.compare.terminal import mark_cells, write_spread
-from server.report.page import render_figure, render_table
+from server.report.page import render_figure
 from server.report.style import PAGE
+from server.report.tables import render_table
 from server.theme import write_variables
 from server.units import UNKNOWN, format_bytes, format_ratio, format_seconds
 

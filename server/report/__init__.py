@@ -11,8 +11,10 @@ from typing import Any
 from common.errors import DataError
 from common.files import write_text_atomically
 from server.flips import read_flips
+from server.report.faults import render_faults
 from server.report.page import render_page
 from server.report.pictures import RoundPoint, draw_accuracy_against_bytes, draw_controls, draw_curves
+from server.report.reproduction import read_identity
 from server.summary import read_summary
 
 
@@ -36,6 +38,9 @@ def write_report(run_dir: Path) -> Path:
         summary,
         config=config,
         pictures=[picture for picture in pictures if picture],
+        points=points,
+        faults=render_faults(run_dir),
+        identity=read_identity(run_dir, [point.label_set_id for point in points if point.label_set_id]),
         flips=read_flips(run_dir),
     )
     path = run_dir / "report.html"
@@ -74,9 +79,17 @@ def _read_round(line: str, *, where: str) -> RoundPoint:
             accuracies={
                 node_id: float(accuracy) for node_id, accuracy in nodes.items() if accuracy is not None
             },
+            bytes_down=_total(entry, "bytes_down"),
+            bytes_up=_total(entry, "bytes_up"),
+            public_sample_bytes=_total(entry, "public_sample_bytes"),
+            label_set_id=entry.get("label_set_id") or "",
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         raise DataError(f"{where}: expected one JSON object per round with `round` and `nodes`") from None
+
+
+def _total(entry: dict[str, Any], name: str) -> int:
+    return sum(int(node.get(name) or 0) for node in entry.get("nodes") or [])
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -9,9 +9,11 @@ from typing import Any
 
 from common.config import defaults
 from server.flips import Flips
-from server.report.pictures import Picture, known
+from server.report.pictures import Picture, RoundPoint, known
 from server.report.quality import render_quality
+from server.report.reproduction import Identity, render_reproduction
 from server.report.style import PAGE
+from server.report.tables import render_table
 from server.summary import NodeSummary, RoundSummary, Summary
 from server.units import UNKNOWN, format_bytes, format_ratio, format_seconds, format_times
 
@@ -26,6 +28,9 @@ def render_page(
     *,
     config: Mapping[str, Any],
     pictures: Sequence[Picture],
+    points: Sequence[RoundPoint],
+    faults: str,
+    identity: Identity,
     flips: Flips | None = None,
 ) -> str:
     """Renders the whole report.
@@ -34,6 +39,9 @@ def render_page(
         summary: The finished run.
         config: The resolved configuration, flat with dotted keys.
         pictures: What to show below the key figures.
+        points: The rounds' accuracies and bytes.
+        faults: The section on what went wrong.
+        identity: What a second run can be held against.
         flips: Samples that compression flipped, where the run kept any.
 
     Returns:
@@ -48,10 +56,11 @@ def render_page(
         figures=_figures_table(summary),
         nodes=_nodes_table(summary.nodes),
         quality=render_quality(summary.nodes, flips),
-        rounds=_rounds_table(summary.rounds),
+        rounds=_rounds_table(summary.rounds, points),
         changed=_config_table({key: value for key, value in config.items() if _is_changed(key, value)}),
         config=_config_table(config),
-        identity=_identity_table(summary),
+        faults=faults,
+        reproduction=render_reproduction(summary, identity, config),
     )
 
 
@@ -235,11 +244,13 @@ def _node_row(node: NodeSummary) -> str:
     return f"<tr><td>{'<td>'.join(cells)}"
 
 
-def _rounds_table(rounds: Sequence[RoundSummary]) -> str:
+def _rounds_table(rounds: Sequence[RoundSummary], points: Sequence[RoundPoint]) -> str:
     head = (
         "<tr><th class=n>Round<th class=n>Accuracy<th class=n>Validation gap<th class=n>Sampled"
-        "<th class=n>Replied<th class=n>Dropped<th class=n>Late<th class=n>Time"
+        "<th class=n>Replied<th class=n>Dropped<th class=n>Late<th class=n>Down<th class=n>Up"
+        "<th class=n>Public<th class=n>Time"
     )
+    moved = {point.round: point for point in points}
     cells = (
         (
             str(entry.round),
@@ -249,12 +260,23 @@ def _rounds_table(rounds: Sequence[RoundSummary]) -> str:
             f"{entry.num_replied:,}",
             f"{entry.num_dropped:,}",
             f"{entry.num_late:,}",
+            *_moved(moved.get(entry.round)),
             format_seconds(entry.seconds),
         )
         for entry in rounds[-MAX_ROUND_ROWS:]
     )
     note = "" if len(rounds) <= MAX_ROUND_ROWS else f"<p>The last {MAX_ROUND_ROWS:,}.</p>"
     return note + render_table(head, "".join(f"<tr><td>{'<td>'.join(row)}" for row in cells), css="rounds")
+
+
+def _moved(point: RoundPoint | None) -> tuple[str, str, str]:
+    if point is None:
+        return UNKNOWN, UNKNOWN, UNKNOWN
+    return (
+        format_bytes(point.bytes_down),
+        format_bytes(point.bytes_up),
+        format_bytes(point.public_sample_bytes),
+    )
 
 
 def _is_changed(key: str, value: Any) -> bool:
@@ -277,22 +299,6 @@ def _format_value(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return str(value) if value != "" else "(empty)"
-
-
-def _identity_table(summary: Summary) -> str:
-    rows = [("Version", summary.version), ("Seed", str(summary.seed))]
-    if summary.teacher is not None:
-        rows.append(("Teacher", summary.teacher.digest))
-    rows.append(("Evaluation set", str(summary.eval_set.get("digest", UNKNOWN))))
-    body = "".join(f"<tr><td>{name}<td><code>{escape(value)}</code>" for name, value in rows)
-    return render_table("", body)
-
-
-def render_table(head: str, body: str, *, css: str = "") -> str:
-    """Writes a table that scrolls by itself on a narrow screen; `head` and `body` are escaped already."""
-    thead = f"<thead>{head}</thead>" if head else ""
-    table = f"<table class={css}>" if css else "<table>"
-    return f"<div class=scroll tabindex=0>{table}{thead}<tbody>{body}</tbody></table></div>"
 
 
 def _mean(nodes: Iterable[NodeSummary], field: str) -> float | None:

@@ -58,6 +58,12 @@ class RoundPoint:
     round: int
     accuracy_mean: float | None
     accuracies: dict[str, float]
+    bytes_down: int = 0
+    """Labels and manifests of all nodes, as each alone would move them."""
+    bytes_up: int = 0
+    public_sample_bytes: int = 0
+    label_set_id: str = ""
+    """What the round fetched; empty where its scheme has no labels."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +153,8 @@ def draw_accuracy_against_bytes(summary: Summary) -> Picture | None:
             *zip(*artefacts, strict=True), "o", markersize=5, markeredgewidth=0, color=student, alpha=0.7,
             rasterized=pixels,
         )  # fmt: skip
+        front = list(zip(*find_front(artefacts), strict=True))
+        axes.plot(*front, drawstyle="steps-post", color=COLOURS["ink"], linewidth=0.9, linestyle=(0, (4, 3)))
         if teacher is not None:
             axes.plot([teacher.size_bytes], [teacher.accuracy], "D", markersize=7, color=COLOURS["teacher"])
             text = f"teacher {format_ratio(teacher.accuracy)}, {format_bytes(teacher.size_bytes)}"
@@ -162,8 +170,18 @@ def draw_accuracy_against_bytes(summary: Summary) -> Picture | None:
 
     caption = (
         "Filled: each node's artefact; hollow: its student before compression; diamond: the teacher in fp32."
+        " Dashed: the front that no artefact beats."
     )
     return Picture("Accuracy against bytes", caption, to_svg(draw, name="bytes", label=caption))
+
+
+def find_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Finds the points (cost, gain) that no other beats: none is as cheap and at least as good."""
+    front: list[tuple[float, float]] = []
+    for cost, gain in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not front or gain > front[-1][1]:
+            front.append((cost, gain))
+    return front
 
 
 def draw_controls(summary: Summary) -> Picture | None:

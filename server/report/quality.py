@@ -86,7 +86,8 @@ def _render_flip(flip: Flip, flips: Flips) -> str:
         shown = f'<img alt="sample {flip.index}" src="data:image/png;base64,{escape(flip.png)}">'
     elif flip.text:
         shown = f"<blockquote>{escape(flip.text)}</blockquote>"
+    nodes = f"{flip.num_nodes:,} node{'' if flip.num_nodes == 1 else 's'}"
     return (
         f"<figure>{shown}<figcaption><b>{name(flip.fp32_class)} → {name(flip.artefact_class)}</b><br>true"
-        f" {name(flip.true_class)}<br>{flip.num_nodes:,} nodes, sample {flip.index}</figcaption></figure>"
+        f" {name(flip.true_class)}<br>{nodes}, sample {flip.index}</figcaption></figure>"
     )

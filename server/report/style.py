@@ -111,7 +111,10 @@ would move. Digests are the first twelve letters; summary.json holds them whole.
 $nodes
 $quality
 <h2>Rounds</h2>
+<p class="lead">Bytes of all nodes together, each as it would move them on a device of its own.</p>
 $rounds
+<h2>What went wrong</h2>
+$faults
 <h2>What was asked</h2>
 <p class="lead">Keys that differ from their defaults.</p>
 $changed
@@ -119,12 +122,7 @@ $changed
 $config
 </details>
 <h2>How to have it again</h2>
-<p>The run folder holds the configuration; from there, with this version installed:</p>
-<pre>fedstill simulate config.toml</pre>
-<p class="lead">A <code>data.source</code> that is a path is relative to where the command runs. The same seed
-gives the same labels, students and rounds.jsonl, times and cache counters aside, unless a deadline closed a
-round. Every shared figure follows from <code>nodes/*/predictions.npy</code> and the evaluation set.</p>
-$identity
+$reproduction
 </main>
 </body>
 </html>

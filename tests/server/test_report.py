@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 import re
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import sync_playwright
 
+from benchmarks.fleet_folder import FleetFolder, make_finished_run
 from common.config import load_config, to_toml
 from common.errors import DataError
+from server.events import ReplyDropped, UploadRefused, Warned
 from server.report import write_report
+from server.report.pictures import find_front
 from server.summary import FleetSummary, NodeSummary, RoundSummary, Summary, TeacherSummary
-
-CHROMIUM = Path("/usr/bin/chromium")
-CHROMIUM_ARGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 RunMaker = Callable[..., Path]
 
@@ -159,23 +151,11 @@ def make_run(tmp_path: Path) -> RunMaker:
                 {"node_id": node.node_id, "accuracy": node.accuracy and node.accuracy - 0.1 / number, "x": 1}
                 for node in nodes
             ]
-            lines.append(json.dumps({"round": number, "nodes": entries, "label_set": "e" * 64}))
+            lines.append(json.dumps({"round": number, "nodes": entries, "label_set_id": "e" * 64}))
         (run_dir / "rounds.jsonl").write_text("".join(f"{line}\n" for line in lines))
         return run_dir
 
     return make
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if not CHROMIUM.exists() and os.environ.get("CI") == "true":
-        pytest.fail(f"{CHROMIUM} has to be installed where CI=true")
-    if not CHROMIUM.exists():
-        pytest.skip(f"{CHROMIUM} is not installed")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=CHROMIUM_ARGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -326,3 +306,82 @@ def test_an_unfinished_run_is_named_and_nothing_written(make_run: RunMaker, miss
         write_report(run_dir)
 
     assert not (run_dir / "report.html").exists()
+
+
+def test_how_to_have_it_again_is_exact(make_run: RunMaker, open_report: Any) -> None:
+    run_dir = make_run()
+    summary = json.loads((run_dir / "summary.json").read_text())
+    summary["versions"] = {"python": "3.11.7", "torch": "2.13.0+cpu", "ray": "2.55.1"}
+    (run_dir / "summary.json").write_text(json.dumps(summary))
+
+    page = open_report(write_report(run_dir))
+
+    commands = page.locator("pre").all_inner_texts()
+    assert commands[0] == (
+        'pip install "fedstill[server]==0.1.0" torch==2.13.0 ray==2.55.1\n'
+        "fedstill simulate config.toml --run-dir again"
+    )
+    assert page.get_by_text(hashlib.sha256((run_dir / "config.toml").read_bytes()).hexdigest()).is_visible()
+    assert page.get_by_text("e" * 64).is_visible()
+
+
+def test_the_check_prints_the_digest_that_stands_in_the_report(tmp_path: Path, open_report: Any) -> None:
+    run_dir = make_finished_run(tmp_path / "again", num_nodes=5, num_rounds=3)
+
+    page = open_report(write_report(run_dir))
+
+    check = page.locator("pre").all_inner_texts()[1]
+    printed = subprocess.run(
+        check, shell=True, cwd=tmp_path, capture_output=True, text=True, check=True
+    ).stdout
+    assert page.get_by_text(printed.split()[0]).is_visible()
+
+
+def test_devices_are_had_again_by_the_coordinator(make_run: RunMaker) -> None:
+    run_dir = make_run()
+    (run_dir / "config.toml").write_text(to_toml(load_config(overrides=["data.private=nodes"])))
+
+    assert "fedstill coordinator config.toml --run-id again" in write_report(run_dir).read_text(
+        encoding="utf-8"
+    )
+
+
+def test_what_went_wrong_is_counted_by_reason(tmp_path: Path) -> None:
+    with FleetFolder(tmp_path / "run", num_nodes=10, num_rounds=2, fail_ratio=0.0) as fleet:
+        fleet.close_round()
+        for node_id in ("node-0003", "node-0003", "node-0007"):
+            fleet.observe(ReplyDropped(1, node_id, "late", "its round was closed"))
+        fleet.observe(UploadRefused("node-0001", "non_finite", "NaN"))
+        fleet.observe(Warned("the disk is <nearly> full"))
+        fleet.finish()
+
+    page = write_report(tmp_path / "run").read_text(encoding="utf-8")
+
+    faults = page[page.index("<h2>What went wrong</h2>") : page.index("<h2>What was asked</h2>")]
+    assert "<td>reply not used<td>late<td class=n>3<td class=n>2<td>node-0003, node-0007" in faults
+    assert "<td>upload refused<td>non_finite<td class=n>1<td class=n>1<td>node-0001" in faults
+    assert "the disk is &lt;nearly&gt; full" in faults
+
+
+def test_bytes_of_a_round_are_those_of_its_nodes(tmp_path: Path) -> None:
+    run_dir = make_finished_run(tmp_path / "run", num_nodes=4, num_rounds=1)
+
+    page = write_report(run_dir).read_text(encoding="utf-8")
+
+    assert "<td>24.4 kB<td>932 B<td>148 kB<td>4.20 s" in page
+
+
+def test_a_thousand_nodes_and_their_faults_stay_below_two_megabytes(tmp_path: Path) -> None:
+    with FleetFolder(tmp_path / "run", num_nodes=1000, num_rounds=4, fail_ratio=0.2) as fleet:
+        for _ in range(4):
+            fleet.close_round()
+        fleet.finish()
+
+    page = write_report(tmp_path / "run").read_bytes()
+
+    assert page.count(b"<tr><td>node-") == 1000
+    assert len(page) < 2_000_000
+
+
+def test_the_front_is_what_no_other_beats() -> None:
+    assert find_front([(3, 0.9), (1, 0.5), (2, 0.4), (1, 0.6), (4, 0.9)]) == [(1, 0.6), (3, 0.9)]
