@@ -14,28 +14,21 @@ from torch import nn
 
 from clients.distil import Distillation, SoftLabels, train_alone
 from clients.fetching import Fetcher, NodeContext, fetch_labels, fetch_shared
-from clients.labels import upload_array, upload_artefact
+from clients.labels import upload_array
 from clients.node_store import read_rows, write_rows
 from clients.private import LabelledSamples, check_private, encode_private
 from clients.schemes import Lesson, Outcome, Rows, get_learner
-from clients.students import ExportedStudent, StudentDesign, build_student, describe_student, export_student
-from common.artefact import (
-    amend_manifest,
-    collect_files,
-    digest_files,
-    list_artefact_files,
-    read_artefact,
-    read_costs,
-    write_artefact,
-)
+from common.artefact import collect_files, digest_files, read_costs, write_artefact
 from common.compressors.exporting import ExportedModel
 from common.compressors.recovery import Recovery, make_recovery
+from common.devices.suite import measure_quiet_latency
 from common.encoders import Encoder
 from common.errors import ExchangeError
 from common.losses import get_loss
-from common.runtime import Predictor, measure_latency, open_graph, predict_probabilities
+from common.runtime import Predictor, open_graph, predict_probabilities
 from common.runtimes import get_runtime
 from common.seeding import stream, stream_seed
+from common.students import ExportedStudent, StudentDesign, build_student, describe_student, export_student
 from common.training import (
     Optimisation,
     count_bytes,
@@ -107,8 +100,9 @@ def run_task(node: NodeContext, task: fleet_pb2.TaskRequest) -> fleet_pb2.TaskRe
         evaluation = fetcher.fetch(task.labels.evaluation_digest)
         validation = fetcher.fetch(task.labels.validation_digest)
     initial = build_student(design, seed=_weights_seed(task, node_id))
-    found = node.store.load_student(initial, base_round=task.base_round)
-    costs = read_costs(node.store.artefact_dir(task.base_round)) if found and task.base_round else []
+    base_round = 0 if task.starts_anew else task.base_round
+    found = node.store.load_student(initial, base_round=base_round)
+    costs = read_costs(node.store.artefact_dir(base_round)) if found and base_round else []
     recovery = _make_recovery(node, design, costs)
     with watch.phase("train"):
         outcome = _learn(node, task, initial, rows, labels, shared, recovery, give_up)
@@ -133,6 +127,11 @@ def run_task(node: NodeContext, task: fleet_pb2.TaskRequest) -> fleet_pb2.TaskRe
     )
     with watch.phase("evaluate"):
         reply = _evaluate(node, exported, evaluation, validation)
+        if task.wants_latency:
+            reply.latency_seconds_batch1 = measure_quiet_latency(_open(exported.model), evaluation)
+            reply.fp32_latency_seconds_batch1 = measure_quiet_latency(
+                open_graph(exported.fp32_model), evaluation
+            )
     if design.compression.bits != 32 or design.compression.storage == "packed":
         manifest["compression"]["steps"].append(_quantising_cost(node, exported, reply, count_bytes(student)))
     manifest["split"] = {"seed": task.seed, "test_fraction": node.config.data.test_fraction}
@@ -348,49 +347,3 @@ def train_control(node: NodeContext, request: fleet_pb2.ControlRequest) -> fleet
         evaluation=predictions_to_proto(predict_probabilities(predict, evaluation)),
         private_test_accuracy=_private_accuracy(predict, node.private.test),
     )
-
-
-def close_run(node: NodeContext, request: fleet_pb2.ClosingRequest) -> fleet_pb2.ClosingResponse:
-    """Measures the latency, completes the artefact's manifest and sends student and artefact.
-
-    Args:
-        node: Cache and store of the node.
-        request: The coordinator's closing task.
-
-    Returns:
-        The node's last report.
-
-    Raises:
-        ExchangeError: The evaluation set could not be fetched or the files not sent.
-        ArtefactError: The artefact is gone from the node store.
-    """
-    evaluation = Fetcher(node, request.labels).fetch(request.labels.evaluation_digest)
-    folder = node.store.artefact_dir(request.base_round)
-    artefact = read_artefact(folder)
-    latency = measure_latency(artefact.predict, evaluation)
-    artefact_bytes = amend_manifest(
-        artefact,
-        accuracy={"value": request.accuracy, "n": request.num_evaluation_samples},
-        latency={"seconds_batch1": latency, "runtime": artefact.runtime, "num_threads": 1},
-    )
-    reply = fleet_pb2.ClosingResponse(
-        run_id=request.run_id,
-        node_id=node.private.node_id,
-        latency_seconds_batch1=latency,
-        artefact_bytes=artefact_bytes,
-        host=socket.gethostname(),
-    )
-    if request.collect_artefact:
-        reply.upload_bytes = upload_artefact(
-            request.labels.address,
-            run_id=request.run_id,
-            node_id=node.private.node_id,
-            files={
-                **{f"artefact/{path.name}": path for path in list_artefact_files(folder)},
-                "student.safetensors": node.store.student_path(request.base_round),
-            },
-            nonce=request.upload_nonce,
-            transport=node.transport,
-            timeout_seconds=node.config.exchange.timeout_seconds,
-        )
-    return reply

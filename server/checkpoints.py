@@ -29,6 +29,27 @@ STATE_FILE = Path("checkpoints") / "state.json"
 LOCK_FILE = "lock"
 
 
+class NodePlan(BaseModel):
+    """The student that was planned for one node's device, and what was expected of it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str
+    width: float
+    compression: dict[str, Any]
+    """A compression plan, as its `to_json` writes it."""
+    name: str
+    """All three in words."""
+    reason: str
+    accuracy: float | None
+    """Of its pilot, on the server's validation part."""
+    artefact_bytes: int
+    latency_seconds: float
+    """Expected on the device, at batch 1."""
+    num_rounds: int = 0
+    """Rounds that its student has been trained in; 0 begins with the initial one."""
+
+
 class NodeState(BaseModel):
     """One node as of its last committed round."""
 
@@ -70,6 +91,17 @@ class NodeState(BaseModel):
     codec: str = ""
     """Codec of what it fetches, where each node has its own."""
     codec_reason: str = ""
+    plan: NodePlan | None = None
+    """Its own plan, where `student.plan` is "auto" and its device is known."""
+    num_replans: int = 0
+    refusal: str = ""
+    """Why nothing can be planned for it; it is never asked."""
+    device_latency_seconds: float | None = None
+    """Of its last artefact, as measured in the round, on its device; scaled where that is simulated."""
+    latency_correction: dict[str, float] = {}
+    """Measured over expected latency, by arithmetic."""
+    step_seconds: float | None = None
+    """Of its last training step."""
     link_bytes_per_second: float | None = None
     """What was seen of its link, where it has one of its own; a moving mean."""
 

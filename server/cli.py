@@ -217,6 +217,33 @@ def coordinator(
     typer.echo(f"run folder  {run_dir}")
 
 
+@cli.command()
+def plan(
+    device: Annotated[str, typer.Option(help="a shipped device profile, as pi-4, or a path to one")],
+    config: ConfigArgument = None,
+    overrides: SetOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the plan as JSON and nothing else")] = False,
+) -> None:
+    """Choose student, compression and codec for a device, and say what was rejected and why."""
+    import json
+
+    from server.planner.command import plan_device, plan_to_json, print_plan, require_choice
+    from server.progress import make_progress
+
+    settings = load_config(config, overrides=overrides or ())
+    progress = make_progress(json_mode=as_json)
+    try:
+        found = plan_device(settings, device, progress)
+    finally:
+        progress.close()
+    if as_json:
+        sys.stdout.write(json.dumps(plan_to_json(found), indent=1) + "\n")
+        require_choice(found)
+    else:
+        console = Console(highlight=False)
+        print_plan(found, console if console.is_terminal else Console(highlight=False, width=140))
+
+
 @cli.command(name="config")
 def show_config() -> None:
     """Print the annotated reference: every key with its default."""

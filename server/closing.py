@@ -10,8 +10,10 @@ from common.config import Config
 from common.seeding import stream
 from common.wire import predictions_from_proto
 from protos.fedstill.v1 import fleet_pb2
+from server.checkpoints import NodeState
 from server.events import NodeClosed, Observer, PhaseAdvanced, timed_phase
 from server.planner import plan_training
+from server.planner.replanning import scale_to_device
 from server.scoring import measure_accuracy
 from server.strategy import FedDistill
 
@@ -59,6 +61,11 @@ def choose_controls(config: Config, node_ids: list[str]) -> list[str]:
     return sorted(rng.choice(node_ids, size=count, replace=False).tolist()) if count else []
 
 
+def count_rounds(node: NodeState) -> int:
+    """Counts the rounds that a node's last student was trained in: all, unless it was planned anew."""
+    return node.num_rounds if node.plan is None else node.plan.num_rounds
+
+
 def _train_controls(grid: Grid, strategy: FedDistill, chosen: list[str], observe: Observer) -> None:
     config, state, truth = strategy.config, strategy.state, strategy.truth
     requests = {
@@ -67,7 +74,7 @@ def _train_controls(grid: Grid, strategy: FedDistill, chosen: list[str], observe
             labels=strategy.publication.source(),
             plan=strategy.planner.plan(state.nodes[node_id]),
             hyperparameters=plan_training(
-                config, num_steps=strategy.num_steps * state.nodes[node_id].num_rounds
+                config, num_steps=strategy.num_steps * count_rounds(state.nodes[node_id])
             ),
             input=strategy.publication.input(),
             seed=config.seed,
@@ -112,6 +119,7 @@ def _close_node(grid: Grid, strategy: FedDistill, node_id: str, observe: Observe
 
     def keep(_: str, answer: fleet_pb2.ClosingResponse) -> None:
         node.closing["latency_seconds_batch1"] = answer.latency_seconds_batch1
+        node.device_latency_seconds = scale_to_device(node, answer.latency_seconds_batch1)
         node.closing["artefact_bytes"] = answer.artefact_bytes
         node.closing["upload_bytes"] = answer.upload_bytes
         observe(

@@ -19,6 +19,7 @@ from server.flips import write_flips
 from server.guard import Guard
 from server.label_figures import measure_entropy
 from server.labels import UploadStore
+from server.planner.planner import make_planner
 from server.preparation import Prepared, Run, check_names, judge_teacher, prepare
 from server.publication import Publication
 from server.quality import compare_models
@@ -65,6 +66,7 @@ def run_federation(grid: Grid, run: Run) -> Path:
         num_public=len(prepared.exchange.splits.public),
         observe=run.observe,
         commit=commit,
+        planner=make_planner(run.config, prepared.exchange, run.observe),
     )
     strategy.fleet.guard = Guard(run.config, run.run_dir, run.state.run_id)
     commit(run.state, [])  # from here on the teacher is there: a resumed run trains none

@@ -83,7 +83,7 @@ def write_flips(run_dir: Path, config: Config, state: FederationState, exchange:
             change = (int(table["fp32_class"][index]), int(table["class"][index]))
             pairs.setdefault(index, Counter())[change] += 1
     most = sorted(pairs, key=lambda index: (-pairs[index].total(), index))[:MAX_FLIPS]
-    encoder = _read_encoder(exchange)
+    encoder = read_encoder(exchange)
     flips = [_describe(index, pairs[index], exchange, encoder) for index in most]
     record = Flips(num_nodes=len(nodes), class_names=list(exchange.dataset.class_names), flips=flips)
     write_text_atomically(run_dir / FLIPS_FILE, record.model_dump_json(indent=1) + "\n")
@@ -162,7 +162,8 @@ def to_text(ids_T: np.ndarray, encoder: Encoder) -> str:
     return text if len(text) <= MAX_LETTERS else text[:MAX_LETTERS] + "…"
 
 
-def _read_encoder(exchange: Exchange) -> Encoder | None:
+def read_encoder(exchange: Exchange) -> Encoder | None:
+    """Reads the published encoder back from the store; None where samples are numbers."""
     digest = exchange.publication.encoder_digest
     if not digest:
         return None

@@ -24,7 +24,7 @@ from server.hints import publish_hints
 from server.label_figures import measure_entropy
 from server.labels import LabelStore
 from server.planner.codecs import AUTO
-from server.planner.planner import read_profiles
+from server.planner.planner import check_planning
 from server.publication import publish_public, publish_samples
 from server.schemes import SCHEMES, get_scheme
 from server.scoring import Truth, measure_accuracy
@@ -64,7 +64,7 @@ def check_names(config: Config) -> None:
     get_loss(config.distill.loss)
     if config.exchange.codec != AUTO:
         get_codec(config.exchange.codec)
-    read_profiles(config)
+    check_planning(config)
     get_aggregator(config.federation.aggregator)
     if config.distill.loss in FEATURE_LOSSES and not scheme.has_teacher:
         known = ", ".join(name for name, other in SCHEMES.items() if other.has_teacher)

@@ -270,7 +270,7 @@ def print_summary(summary: Summary, run_dir: Path, report_path: Path, console: C
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(justify="right", style="bold", no_wrap=True)
     grid.add_column()
-    for row in _accuracy_rows(summary) + _cost_rows(summary):
+    for row in _accuracy_rows(summary) + _device_rows(summary) + _cost_rows(summary):
         grid.add_row(*(Text(cell) for cell in row))
     title = (
         f"{summary.run_id}: scheme {summary.scheme} on {summary.dataset}, {len(summary.nodes)} nodes,"
@@ -302,6 +302,26 @@ def _accuracy_rows(summary: Summary) -> list[tuple[str, str, str]]:
     if teacher is not None and fleet.accuracy_mean is not None:
         gap = teacher.accuracy - fleet.accuracy_mean
         rows.append(("gap", format_ratio(gap), "teacher minus students, evaluation set"))
+    return rows
+
+
+def _device_rows(summary: Summary) -> list[tuple[str, str, str]]:
+    rows = []
+    known = [(node, node.device) for node in summary.nodes if node.device is not None]
+    for profile in sorted({device.profile for _, device in known}):
+        nodes = [(node, device) for node, device in known if device.profile == profile]
+        accuracies = [node.accuracy for node, _ in nodes if node.accuracy is not None]
+        device = nodes[0][1]
+        latencies = [found.latency_seconds for _, found in nodes if found.latency_seconds is not None]
+        over = sum(found.is_within_budget is False for _, found in nodes)
+        note = (
+            f"{len(nodes)} nodes, {device.plan or nodes[0][0].family}:"
+            f" {format_bytes(max(node.artefact_bytes for node, _ in nodes))} of"
+            f" {format_bytes(device.flash_bytes)}, {format_seconds(max(latencies, default=None))} of"
+            f" {format_seconds(device.latency_budget_seconds)}" + (f"; {over} over budget" if over else "")
+        )
+        mean = statistics.fmean(accuracies) if accuracies else None
+        rows.append((f"  {_printable(profile)}", format_ratio(mean), note))
     return rows
 
 

@@ -28,11 +28,11 @@ from common.quality import divide_sample, linear_cka, occlusion_saliency, salien
 from common.runtime import open_session
 from common.seeding import stream, stream_seed
 from common.training import deterministic, predict_logits
-from server.checkpoints import FederationState
+from server.checkpoints import FederationState, NodeState
 from server.events import Observer, Warned
 from server.exchange import Exchange
 from server.label_figures import measure_divergence
-from server.planner import plan_student
+from server.planner import plan_node
 from server.summary import NodeQuality, Resemblance
 
 NUM_SAMPLES = 256
@@ -96,7 +96,9 @@ def compare_models(
         teacher = None if exchange.teacher is None else _examine_module(exchange.teacher.model, questions)
         for node_id in chosen:
             try:
-                found[node_id] = _compare_node(run_dir / "nodes", node_id, exchange, teacher, questions)
+                found[node_id] = _compare_node(
+                    run_dir / "nodes" / node_id, state.nodes[node_id], exchange, teacher, questions
+                )
             except (ArtefactError, CheckpointError) as error:
                 observe(Warned(f"{node_id} is left out of the comparison of models: {error}"))
     return found
@@ -124,15 +126,15 @@ def blank_value(spec: InputSpec) -> np.ndarray:
 
 
 def _compare_node(
-    nodes_dir: Path, node_id: str, exchange: Exchange, teacher: _Subject | None, questions: _Questions
+    node_dir: Path, node: NodeState, exchange: Exchange, teacher: _Subject | None, questions: _Questions
 ) -> NodeQuality:
-    plan = plan_student(exchange.config, exchange.spec, node_id)
+    plan = plan_node(exchange.config, exchange.spec, node)
     num_classes = exchange.dataset.num_classes
     untrained, student = (
         build_model(plan.model, exchange.spec, num_classes=num_classes, width=plan.width) for _ in range(2)
     )
-    load_compressed(student, nodes_dir / node_id / "student.safetensors")
-    artefact_dir = nodes_dir / node_id / "artefact"
+    load_compressed(student, node_dir / "student.safetensors")
+    artefact_dir = node_dir / "artefact"
     manifest, _ = read_files(artefact_dir)
     session = open_with_features(read_graph(artefact_dir), options=manifest.get("session_options", {}))
     if teacher is None:

@@ -69,6 +69,7 @@ def score_reply(response: fleet_pb2.TaskResponse, truth: Truth, task: fleet_pb2.
     figures = {
         "node_id": response.node_id,
         "family": task.plan.model,
+        "bits": task.plan.bits,
         "accuracy": measure_accuracy(classes, truth.evaluation_S),
         "fp32_accuracy": measure_accuracy(fp32_classes, truth.evaluation_S),
         "validation_accuracy": measure_accuracy(validation, truth.validation_S),
@@ -88,6 +89,8 @@ def score_reply(response: fleet_pb2.TaskResponse, truth: Truth, task: fleet_pb2.
         "student_digest": response.student_digest,
         "artefact_digest": response.artefact_digest,
         "num_steps": response.num_steps,
+        "latency_seconds_batch1": response.latency_seconds_batch1 or None,
+        "fp32_latency_seconds_batch1": response.fp32_latency_seconds_batch1 or None,
         "state_reset": response.state_reset,
         "wire_bytes": response.wire_bytes_down,
         "phase_seconds": {
@@ -109,7 +112,15 @@ def score_reply(response: fleet_pb2.TaskResponse, truth: Truth, task: fleet_pb2.
         fp32_classes_S=fp32_classes,
         task_bytes=_repeatable_bytes(task, "labels"),
         report_bytes=_repeatable_bytes(
-            response, "evaluation", "evaluation_fp32", "validation", "seconds", "wire_bytes_down", "host"
+            response,
+            "evaluation",
+            "evaluation_fp32",
+            "validation",
+            "seconds",
+            "wire_bytes_down",
+            "host",
+            "latency_seconds_batch1",
+            "fp32_latency_seconds_batch1",
         ),
         prediction_bytes=predictions,
     )
@@ -169,7 +180,21 @@ def account_traffic(node: NodeState, score: ReplyScore, publication: Publication
         "public_sample_bytes": samples,
         "evaluation_bytes": predictions,
         "num_shared_rows": _count_rows(score.contribution),
+        **_describe_plan(node),
     }
+
+
+def _describe_plan(node: NodeState) -> dict[str, Any]:
+    """What was decided for this node alone and why, where anything was."""
+    described: dict[str, Any] = {}
+    if node.profile is not None:
+        described["profile"] = node.profile.name
+    if node.plan is not None:
+        described |= {"plan": node.plan.name, "plan_reason": node.plan.reason}
+        described["num_replans"] = node.num_replans
+    if node.codec:
+        described |= {"codec": node.codec, "codec_reason": node.codec_reason}
+    return described
 
 
 def _count_rows(contribution: Contribution | None) -> int | None:

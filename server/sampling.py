@@ -30,9 +30,12 @@ class Sample:
 
 
 def list_free(fleet: Fleet, state: FederationState) -> list[str]:
-    """Lists the nodes that have data and owe no answer, sorted."""
+    """Lists the nodes that have data, a plan that fits them, and owe no answer, sorted."""
+    nodes = state.nodes
     return sorted(
-        node_id for node_id in fleet.flower_ids.keys() - fleet.busy if state.nodes[node_id].num_train_samples
+        node_id
+        for node_id in fleet.flower_ids.keys() - fleet.busy
+        if nodes[node_id].num_train_samples and not nodes[node_id].refusal
     )
 
 

@@ -69,6 +69,7 @@ class FedDistill(Strategy):
         num_public: int,
         observe: Callable[[Event], None] = _log,
         commit: Callable[[FederationState, list[ReplyScore]], None] | None = None,
+        planner: Planner | None = None,
     ) -> None:
         """Prepares a federation; nothing is sent yet.
 
@@ -80,6 +81,7 @@ class FedDistill(Strategy):
             num_public: Public samples; they set the steps of a round in every scheme.
             observe: Told of everything that happens.
             commit: Called with the state and the round's scored answers when a round is over.
+            planner: Plans students and codecs; None goes by the configuration alone.
         """
         self.config = config
         self.publication = publication
@@ -87,7 +89,7 @@ class FedDistill(Strategy):
         self.state = state
         self.fleet = Fleet(run_id=state.run_id, on_drop=self._drop)
         self.num_steps = config.distill.num_epochs * steps_per_epoch(num_public, config.distill.batch_size)
-        self.planner = Planner(config, publication.spec, observe)
+        self.planner = planner or Planner(config, publication.spec, observe)
         self._observe = observe
         self._commit = commit
         self._receive: Receive | None = None
@@ -97,6 +99,7 @@ class FedDistill(Strategy):
         self._dropped: list[ReplyDropped] = []
         self._num_wanted = 0
         self._num_rested: dict[str, int] = {}
+        self._timed_out: list[str] = []
 
     def close_the_loop(self, receive: Receive, conclude: Conclude) -> None:
         """Makes nodes send what they learned, and every round publish something new.
@@ -117,6 +120,8 @@ class FedDistill(Strategy):
             min_nodes=self.config.federation.min_nodes,
             on_hello=self._welcome,
         )
+        for node_id in sorted(self.fleet.flower_ids):
+            self.planner.settle(self.state.nodes[node_id])
         if (num_here := len(self.fleet.flower_ids)) < self.config.federation.num_nodes:
             self._observe(
                 Warned(
@@ -137,7 +142,6 @@ class FedDistill(Strategy):
             ),
         )
         self.planner.welcome(hello, node)
-        node.family = node.family or self.planner.plan(node).model
         self._observe(PhaseAdvanced("nodes", len(self.fleet.flower_ids)))
 
     def summary(self) -> None:
@@ -192,6 +196,8 @@ class FedDistill(Strategy):
             wants_upload=self._wants_upload(round_number),
             upload_codec=self.planner.upload_codec(node, self.publication),
             upload_nonce=self.fleet.nonce,
+            starts_anew=self.planner.starts_anew(node),
+            wants_latency=node.plan is not None,
         )
 
     def _wants_upload(self, round_number: int) -> bool:
@@ -323,6 +329,7 @@ class FedDistill(Strategy):
         if sum(not reply.has_error() for reply in replies) < num_needed:
             # Only at the deadline: who is slower than a quorum has done nothing wrong.
             failures |= dict.fromkeys(self.fleet.list_silent(round_number), "timeout")
+        self._timed_out = sorted(node_id for node_id, why in failures.items() if why == "timeout")
         rest_after = federation.rest_after
         record_failures(self.state.nodes, failures, round_number=round_number, rest_after=rest_after)
         self._close_round(
@@ -372,8 +379,10 @@ class FedDistill(Strategy):
             shared = {contribution.node_id for contribution in contributions}
             for node in self.state.nodes.values():
                 node.shared_round = round_number if node.node_id in shared else 0
-        for score in scores:
-            self.planner.review(self.state.nodes[score.node_id], self.publication)
+        rounds_left = 0 if self.state.stopped_because else self._last_round - round_number
+        reported = [self.state.nodes[score.node_id] for score in scores]
+        silent = [self.state.nodes[node_id] for node_id in self._timed_out]
+        self.planner.close_round(reported, silent, self.publication, rounds_left=rounds_left)
         if self._commit is not None:
             self._commit(self.state, scores)
         self._observe(

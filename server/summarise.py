@@ -15,6 +15,7 @@ from common.config import Config
 from common.files import write_text_atomically
 from server.checkpoints import FederationState, NodeState
 from server.summary import (
+    DeviceSummary,
     FleetSummary,
     NodeQuality,
     NodeSummary,
@@ -154,7 +155,35 @@ def _summarise_node(
         artefact_upload_bytes=closing.get("upload_bytes", 0),
         num_rounds=node.num_rounds,
         num_state_resets=node.num_state_resets,
+        device=_summarise_device(node),
         quality=quality,
+    )
+
+
+def _summarise_device(node: NodeState) -> DeviceSummary | None:
+    profile, plan = node.profile, node.plan
+    if profile is None:
+        return None
+    num_bytes = node.closing.get("artefact_bytes", node.report["artefact_bytes"])
+    latency = node.device_latency_seconds
+    return DeviceSummary(
+        profile=profile.name,
+        is_simulated=node.is_simulated,
+        flash_bytes=profile.flash_bytes,
+        latency_budget_seconds=profile.latency_budget_seconds,
+        latency_seconds=latency,
+        speed_source=profile.speed.source,
+        is_within_budget=None
+        if latency is None
+        else num_bytes <= profile.flash_bytes and latency <= profile.latency_budget_seconds,
+        plan=plan.name if plan else None,
+        plan_reason=plan.reason if plan else "",
+        expected_accuracy=plan.accuracy if plan else None,
+        expected_artefact_bytes=plan.artefact_bytes if plan else None,
+        expected_latency_seconds=plan.latency_seconds if plan else None,
+        codec=node.codec or None,
+        codec_reason=node.codec_reason,
+        num_replans=node.num_replans,
     )
 
 

@@ -57,6 +57,30 @@ class NodeQuality(Record):
     floor_to_fp32: Resemblance
 
 
+class DeviceSummary(Record):
+    """A node's device, what was decided for it, and whether the last artefact keeps to its budgets."""
+
+    profile: str
+    is_simulated: bool = Field(description="the profile is the configuration's, the host another machine")
+    flash_bytes: int
+    latency_budget_seconds: float
+    latency_seconds: float | None = Field(
+        description="one sample on the device; of a simulated one this host's, scaled by speed_source"
+    )
+    speed_source: str
+    is_within_budget: bool | None
+    plan: str | None = Field(
+        None, description="student and compression; null where the configuration set them"
+    )
+    plan_reason: str = ""
+    expected_accuracy: float | None = Field(None, description="of the plan's pilot, on the validation part")
+    expected_artefact_bytes: int | None = None
+    expected_latency_seconds: float | None = None
+    codec: str | None = Field(None, description="of its labels; null where the configuration set it")
+    codec_reason: str = ""
+    num_replans: int = 0
+
+
 class NodeSummary(Record):
     """One node's student as its device runs it; fields are explained in the README."""
 
@@ -94,6 +118,7 @@ class NodeSummary(Record):
     artefact_upload_bytes: int
     num_rounds: int
     num_state_resets: int
+    device: DeviceSummary | None = Field(None, description="null where the node has no device profile")
     quality: NodeQuality | None = Field(None, description="of a few nodes; see monitoring.quality_nodes")
 
 

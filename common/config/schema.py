@@ -98,7 +98,10 @@ class StudentConfig(Section):
         "auto", description="name from the model registry, or several with commas: nodes take them in turn"
     )
     width: float = Field(1.0, gt=0, le=16, description="multiplies the student's layer widths")
-    plan: Literal["fixed"] = Field("fixed", description="how student and compression are chosen per node")
+    plan: Literal["fixed", "auto"] = Field(
+        "fixed",
+        description="fixed: as these keys and [compress] say; auto: planned for each node's device profile",
+    )
 
 
 class DistillConfig(Section):

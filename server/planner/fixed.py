@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from common.compressors import make_plan
 from common.config import Config
 from common.losses import FEATURE_LOSSES
 from common.models import InputSpec, resolve_model
 from common.wire import plan_to_proto
 from protos.fedstill.v1 import fleet_pb2
+from server.checkpoints import NodeState
 
 
 def plan_student(config: Config, spec: InputSpec, node_id: str) -> fleet_pb2.StudentPlan:
@@ -28,6 +30,14 @@ def plan_student(config: Config, spec: InputSpec, node_id: str) -> fleet_pb2.Stu
     name = names[int(number) % len(names) if number.isdigit() else 0]
     model = resolve_model(name, role="student", spec=spec)
     return plan_to_proto(config.compress.plan, model=model, width=config.student.width)
+
+
+def plan_node(config: Config, spec: InputSpec, node: NodeState) -> fleet_pb2.StudentPlan:
+    """Gives a node the student that was planned for its device, else the configuration's."""
+    if node.plan is None:
+        return plan_student(config, spec, node.node_id)
+    values = node.plan.compression | {"steps": tuple(node.plan.compression["steps"])}
+    return plan_to_proto(make_plan(**values), model=node.plan.model, width=node.plan.width)
 
 
 def plan_training(config: Config, *, num_steps: int) -> fleet_pb2.Hyperparameters:

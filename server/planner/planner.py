@@ -6,18 +6,29 @@ resumed run decides nothing anew.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from common.config import Config
-from common.devices import DeviceProfile, Link, load_profile
-from common.errors import ExchangeError
+from common.devices import DeviceProfile, Link, builtin_profiles, load_profile
+from common.errors import ConfigError, ExchangeError
 from common.models import InputSpec
 from common.wire import profile_from_proto
 from protos.fedstill.v1 import fleet_pb2
-from server.checkpoints import NodeState
+from server.checkpoints import NodePlan, NodeState
 from server.events import Event, NodeBudgeted, NodePlanned, Warned
+from server.exchange import Exchange
+from server.planner.choice import Choice, Option
 from server.planner.codecs import AUTO, choose_codec, choose_upload_codec, reconsider_codec
-from server.planner.fixed import plan_student
+from server.planner.fixed import plan_node
+from server.planner.fronts import Front, refuse
+from server.planner.replanning import (
+    find_conditions,
+    observe_report,
+    observe_timeout,
+    read_candidate,
+    reconsider,
+    record_plan,
+)
 from server.publication import Publication
 
 # A fetch of less says more of the cache and of the handshake than of the link.
@@ -29,13 +40,20 @@ NEWEST_WEIGHT = 0.5
 class Planner:
     """Plans for one run; everything that changes is in the nodes' states."""
 
-    def __init__(self, config: Config, spec: InputSpec, observe: Callable[[Event], None]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        spec: InputSpec,
+        observe: Callable[[Event], None],
+        front: Front | None = None,
+    ) -> None:
         """Reads the profiles that simulated nodes take.
 
         Args:
             config: The run's configuration.
             spec: What samples look like.
             observe: Told of every decision.
+            front: What students can be chosen from, where `student.plan` is "auto".
 
         Raises:
             ConfigError: A profile that is wrong or not there.
@@ -43,6 +61,8 @@ class Planner:
         self._config = config
         self._spec = spec
         self._observe = observe
+        self._front = front
+        self._choices: dict[str, Choice] = {}
         self._profiles = read_profiles(config)
         self._announced: set[tuple[str, ...]] = set()
 
@@ -68,9 +88,46 @@ class Planner:
                 self._observe(Warned(f"{hello.node_id}: {error}; it is planned for as if it had none"))
         return choose_profile(self._profiles, hello.node_id), True
 
+    def settle(self, node: NodeState) -> None:
+        """Plans a node's student by its device, once; what was planned before stays.
+
+        Args:
+            node: Its state; changed in place.
+
+        Raises:
+            UsageError: Nothing fits a simulated device. One that came by itself is left out.
+        """
+        if self._front is not None and node.plan is None and not node.refusal:
+            if node.profile is None:
+                self._observe(
+                    Warned(f"{node.node_id} has no device profile and gets the student of [student]")
+                )
+            else:
+                self._settle_by_profile(node, self._front, node.profile)
+        node.family = self.plan(node).model
+
+    def _settle_by_profile(self, node: NodeState, front: Front, profile: DeviceProfile) -> None:
+        conditions = find_conditions(node, None, self._config, num_steps=0)
+        key = profile.model_dump_json()
+        if key not in self._choices:
+            self._choices[key] = front.choose(profile, conditions)
+        choice = self._choices[key]
+        if choice.chosen is None:
+            if node.is_simulated:
+                raise refuse(choice, profile)
+            node.refusal = str(refuse(choice, profile))
+            self._observe(Warned(f"{node.node_id} is left out: {node.refusal}"))
+            return
+        node.plan = record_plan(choice.chosen, choice.reason, conditions, None)
+        self._announce(node)
+
     def plan(self, node: NodeState) -> fleet_pb2.StudentPlan:
         """Says which student a node trains."""
-        return plan_student(self._config, self._spec, node.node_id)
+        return plan_node(self._config, self._spec, node)
+
+    def starts_anew(self, node: NodeState) -> bool:
+        """Says whether a node's next student has another architecture than its last one."""
+        return node.plan is not None and not node.plan.num_rounds and node.base_round > 0
 
     def publication_of(self, node: NodeState, publication: Publication) -> Publication:
         """Chooses the form of the labels that a node gets; its first choice is decided here."""
@@ -103,14 +160,81 @@ class Planner:
             latency_seconds=link.latency_seconds if link else 0.0,
         )
 
-    def review(self, node: NodeState, publication: Publication) -> None:
-        """Looks at a node's last report and changes its codec where its link asks for another.
+    def close_round(
+        self,
+        reported: Sequence[NodeState],
+        silent: Sequence[NodeState],
+        publication: Publication,
+        *,
+        rounds_left: int,
+    ) -> None:
+        """Reviews the nodes that reported in a round, and those that missed its deadline."""
+        for node in reported:
+            self.review(node, publication, rounds_left=rounds_left)
+        num_steps = max((node.report.get("num_steps", 0) for node in reported), default=0)
+        for node in silent:
+            self.review_timeout(node, num_steps=num_steps, rounds_left=rounds_left)
+
+    def review(self, node: NodeState, publication: Publication, *, rounds_left: int) -> None:
+        """Looks at a node's last report, and changes its codec and its plan where they no longer fit.
 
         Args:
             node: Its state with the report of the round that is being closed; changed in place.
             publication: What the next round fetches.
+            rounds_left: Rounds that are still to come.
         """
         observe_link(node)
+        self._review_codec(node, publication)
+        if self._front is None or node.plan is None:
+            return
+        node.plan.num_rounds += 1
+        if not rounds_left:
+            return
+        option = self._find_option(node.plan, self._front)
+        if option is None:
+            return
+        observe_report(node, option)
+        self._replan(node, option, self._front, rounds_left=rounds_left)
+
+    def _find_option(self, plan: NodePlan, front: Front) -> Option | None:
+        """Finds what was planned among the options, its pilot run: a resumed run has not yet."""
+        option = front.find(read_candidate(plan))
+        if option is None:
+            return None
+        front.try_out([option])
+        return front.find(option.candidate)
+
+    def _replan(self, node: NodeState, option: Option, front: Front, *, rounds_left: int) -> None:
+        num_steps = node.report.get("num_steps", 0)
+        found = reconsider(node, option, front, self._config, num_steps=num_steps, rounds_left=rounds_left)
+        if found is None:
+            return
+        choice, cause = found
+        if choice.chosen is None:
+            self._observe(
+                Warned(f"{node.node_id} is over its budget ({cause}) and nothing fits it; {choice.nearest}")
+            )
+            return
+        if choice.chosen.candidate == option.candidate:
+            return
+        assert node.plan is not None
+        conditions = find_conditions(node, option, self._config, num_steps=num_steps)
+        before = node.plan
+        node.plan = record_plan(choice.chosen, f"{before.name} left: {cause}", conditions, before)
+        node.num_replans += 1
+        self._announce(node, is_change=True)
+
+    def review_timeout(self, node: NodeState, *, num_steps: int, rounds_left: int) -> None:
+        """Looks for a plan that a node can finish in time, after it missed a round's deadline."""
+        if self._front is None or node.plan is None or not rounds_left:
+            return
+        observe_timeout(node, self._config, num_steps=num_steps)
+        node.report.setdefault("num_steps", num_steps)
+        option = self._find_option(node.plan, self._front)
+        if option is not None:
+            self._replan(node, option, self._front, rounds_left=rounds_left)
+
+    def _review_codec(self, node: NodeState, publication: Publication) -> None:
         if self._config.exchange.codec != AUTO or not node.codec:
             return
         change = reconsider_codec(
@@ -125,11 +249,14 @@ class Planner:
 
     def _announce(self, node: NodeState, *, is_change: bool = False) -> None:
         profile = node.profile.name if node.profile else ""
-        kind = (profile, node.codec)
+        plan = node.plan
+        kind = (profile, plan.name if plan else "", node.codec)
         self._observe(
             NodePlanned(
                 node_id=node.node_id,
                 profile=profile,
+                plan=plan.name if plan else "",
+                plan_reason=plan.reason if plan else "",
                 codec=node.codec,
                 codec_reason=node.codec_reason,
                 is_change=is_change,
@@ -137,6 +264,36 @@ class Planner:
             )
         )
         self._announced.add(kind)
+
+
+def make_planner(config: Config, exchange: Exchange, observe: Callable[[Event], None]) -> Planner:
+    """Makes a run's planner; students are planned per device only where `student.plan` is "auto"."""
+    front = Front(exchange, observe) if config.student.plan == "auto" else None
+    return Planner(config, exchange.spec, observe, front)
+
+
+def check_planning(config: Config) -> None:
+    """Refuses, before anything is computed, what cannot be planned for.
+
+    Raises:
+        ConfigError: A profile that is wrong, `auto` without profiles, or in a scheme whose
+            nodes need equal students.
+    """
+    profiles = read_profiles(config)
+    if config.student.plan != "auto":
+        return
+    scheme = config.federation.scheme
+    if scheme in ("weights", "prototypes"):
+        what = "weights of one shape" if scheme == "weights" else "features of one width"
+        raise ConfigError(
+            f"student.plan = auto gives nodes different students, and the scheme {scheme} averages {what};"
+            " set student.plan = fixed, or choose another scheme"
+        )
+    if not profiles and config.data.private == "split":
+        raise ConfigError(
+            "student.plan = auto: name the devices of simulated nodes in federation.profiles, as"
+            f" {','.join(builtin_profiles()[:2])}"
+        )
 
 
 def read_profiles(config: Config) -> list[DeviceProfile]:

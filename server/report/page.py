@@ -9,6 +9,7 @@ from typing import Any
 
 from common.config import defaults
 from server.flips import Flips
+from server.report.devices import render_devices
 from server.report.pictures import Picture, RoundPoint, known
 from server.report.quality import render_quality
 from server.report.reproduction import Identity, render_reproduction
@@ -55,6 +56,7 @@ def render_page(
         pictures="".join(render_figure(picture) for picture in pictures) or "<p>No round was committed.</p>",
         figures=_figures_table(summary),
         nodes=_nodes_table(summary.nodes),
+        devices=render_devices(summary.nodes),
         quality=render_quality(summary.nodes, flips),
         rounds=_rounds_table(summary.rounds, points),
         changed=_config_table({key: value for key, value in config.items() if _is_changed(key, value)}),

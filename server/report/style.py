@@ -109,6 +109,7 @@ $figures
 ones come from the node's own test part and are its own word. Bytes are what the node alone on its own device
 would move. Digests are the first twelve letters; summary.json holds them whole.</p>
 $nodes
+$devices
 $quality
 <h2>Rounds</h2>
 <p class="lead">Bytes of all nodes together, each as it would move them on a device of its own.</p>

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch.nn import functional
 
-from clients.students import StudentDesign, build_student, describe_student, export_student
 from common.artefact import write_artefact
 from common.compressors import make_plan
 from common.config import DataConfig
 from common.datasets import load_dataset
 from common.models import measure_input
+from common.students import StudentDesign, build_student, describe_student, export_student
 from common.training import Optimisation, deterministic, fit, shuffled_batches
 
 

@@ -10,7 +10,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clients.predict import predict_file
-from clients.students import StudentDesign, build_student, describe_student, export_student
 from common import artefact as artefacts
 from common.artefact import (
     amend_manifest,
@@ -26,6 +25,7 @@ from common.encoders import Encoder
 from common.errors import ArtefactError, DataError
 from common.models import measure_input
 from common.runtime import measure_latency, predict_probabilities
+from common.students import StudentDesign, build_student, describe_student, export_student
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6),

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from clients.serving import CURRENT, RELEASES, Canary, install_artefact, roll_back
-from clients.students import build_student, export_student
 from common.artefact import read_artefact, write_artefact
 from common.datasets import Samples
 from common.errors import ArtefactError, DataError, UsageError
+from common.students import build_student, export_student
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ import onnx
 import pytest
 import torch
 
-from clients.students import build_student, describe_student, export_student
 from common.artefact import digest_files
 from common.compressors import make_plan
 from common.errors import FedStillError
 from common.runtime import open_graph, predict_probabilities
+from common.students import build_student, describe_student, export_student
 from common.training import count_parameters, digest_weights, predict_logits
 
 

@@ -203,7 +203,7 @@ class Hyperparameters(_message.Message):
     def __init__(self, scheme: _Optional[str] = ..., loss: _Optional[str] = ..., temperature: _Optional[float] = ..., distill_lambda: _Optional[float] = ..., num_steps: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., proximal_mu: _Optional[float] = ..., feature_weight: _Optional[float] = ...) -> None: ...
 
 class TaskRequest(_message.Message):
-    __slots__ = ("run_id", "round", "base_round", "labels", "plan", "hyperparameters", "deadline_seconds", "seed", "input", "wants_upload", "shared_round", "upload_codec", "upload_nonce")
+    __slots__ = ("run_id", "round", "base_round", "labels", "plan", "hyperparameters", "deadline_seconds", "seed", "input", "wants_upload", "shared_round", "upload_codec", "starts_anew", "wants_latency", "upload_nonce")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     BASE_ROUND_FIELD_NUMBER: _ClassVar[int]
@@ -216,6 +216,8 @@ class TaskRequest(_message.Message):
     WANTS_UPLOAD_FIELD_NUMBER: _ClassVar[int]
     SHARED_ROUND_FIELD_NUMBER: _ClassVar[int]
     UPLOAD_CODEC_FIELD_NUMBER: _ClassVar[int]
+    STARTS_ANEW_FIELD_NUMBER: _ClassVar[int]
+    WANTS_LATENCY_FIELD_NUMBER: _ClassVar[int]
     UPLOAD_NONCE_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     round: int
@@ -229,8 +231,10 @@ class TaskRequest(_message.Message):
     wants_upload: bool
     shared_round: int
     upload_codec: str
+    starts_anew: bool
+    wants_latency: bool
     upload_nonce: bytes
-    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., base_round: _Optional[int] = ..., labels: _Optional[_Union[LabelSource, _Mapping]] = ..., plan: _Optional[_Union[StudentPlan, _Mapping]] = ..., hyperparameters: _Optional[_Union[Hyperparameters, _Mapping]] = ..., deadline_seconds: _Optional[float] = ..., seed: _Optional[int] = ..., input: _Optional[_Union[InputSpec, _Mapping]] = ..., wants_upload: _Optional[bool] = ..., shared_round: _Optional[int] = ..., upload_codec: _Optional[str] = ..., upload_nonce: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., base_round: _Optional[int] = ..., labels: _Optional[_Union[LabelSource, _Mapping]] = ..., plan: _Optional[_Union[StudentPlan, _Mapping]] = ..., hyperparameters: _Optional[_Union[Hyperparameters, _Mapping]] = ..., deadline_seconds: _Optional[float] = ..., seed: _Optional[int] = ..., input: _Optional[_Union[InputSpec, _Mapping]] = ..., wants_upload: _Optional[bool] = ..., shared_round: _Optional[int] = ..., upload_codec: _Optional[str] = ..., starts_anew: _Optional[bool] = ..., wants_latency: _Optional[bool] = ..., upload_nonce: _Optional[bytes] = ...) -> None: ...
 
 class Predictions(_message.Message):
     __slots__ = ("classes", "confidences")
@@ -241,7 +245,7 @@ class Predictions(_message.Message):
     def __init__(self, classes: _Optional[bytes] = ..., confidences: _Optional[bytes] = ...) -> None: ...
 
 class TaskResponse(_message.Message):
-    __slots__ = ("run_id", "round", "node_id", "state_reset", "distillation_loss", "private_loss", "private_validation_accuracy", "private_test_accuracy", "evaluation", "evaluation_fp32", "validation", "model", "wire_bytes_down", "seconds", "student_digest", "artefact_digest", "num_steps", "host", "upload_digest", "upload_bytes", "upload_counts")
+    __slots__ = ("run_id", "round", "node_id", "state_reset", "distillation_loss", "private_loss", "private_validation_accuracy", "private_test_accuracy", "evaluation", "evaluation_fp32", "validation", "model", "wire_bytes_down", "seconds", "student_digest", "artefact_digest", "num_steps", "host", "upload_digest", "upload_bytes", "upload_counts", "latency_seconds_batch1", "fp32_latency_seconds_batch1")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -263,6 +267,8 @@ class TaskResponse(_message.Message):
     UPLOAD_DIGEST_FIELD_NUMBER: _ClassVar[int]
     UPLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
     UPLOAD_COUNTS_FIELD_NUMBER: _ClassVar[int]
+    LATENCY_SECONDS_BATCH1_FIELD_NUMBER: _ClassVar[int]
+    FP32_LATENCY_SECONDS_BATCH1_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     round: int
     node_id: str
@@ -284,7 +290,9 @@ class TaskResponse(_message.Message):
     upload_digest: bytes
     upload_bytes: int
     upload_counts: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., node_id: _Optional[str] = ..., state_reset: _Optional[bool] = ..., distillation_loss: _Optional[float] = ..., private_loss: _Optional[float] = ..., private_validation_accuracy: _Optional[float] = ..., private_test_accuracy: _Optional[float] = ..., evaluation: _Optional[_Union[Predictions, _Mapping]] = ..., evaluation_fp32: _Optional[_Union[Predictions, _Mapping]] = ..., validation: _Optional[_Union[Predictions, _Mapping]] = ..., model: _Optional[_Union[ModelFacts, _Mapping]] = ..., wire_bytes_down: _Optional[int] = ..., seconds: _Optional[_Union[PhaseSeconds, _Mapping]] = ..., student_digest: _Optional[str] = ..., artefact_digest: _Optional[str] = ..., num_steps: _Optional[int] = ..., host: _Optional[str] = ..., upload_digest: _Optional[bytes] = ..., upload_bytes: _Optional[int] = ..., upload_counts: _Optional[_Iterable[int]] = ...) -> None: ...
+    latency_seconds_batch1: float
+    fp32_latency_seconds_batch1: float
+    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., node_id: _Optional[str] = ..., state_reset: _Optional[bool] = ..., distillation_loss: _Optional[float] = ..., private_loss: _Optional[float] = ..., private_validation_accuracy: _Optional[float] = ..., private_test_accuracy: _Optional[float] = ..., evaluation: _Optional[_Union[Predictions, _Mapping]] = ..., evaluation_fp32: _Optional[_Union[Predictions, _Mapping]] = ..., validation: _Optional[_Union[Predictions, _Mapping]] = ..., model: _Optional[_Union[ModelFacts, _Mapping]] = ..., wire_bytes_down: _Optional[int] = ..., seconds: _Optional[_Union[PhaseSeconds, _Mapping]] = ..., student_digest: _Optional[str] = ..., artefact_digest: _Optional[str] = ..., num_steps: _Optional[int] = ..., host: _Optional[str] = ..., upload_digest: _Optional[bytes] = ..., upload_bytes: _Optional[int] = ..., upload_counts: _Optional[_Iterable[int]] = ..., latency_seconds_batch1: _Optional[float] = ..., fp32_latency_seconds_batch1: _Optional[float] = ...) -> None: ...
 
 class ModelFacts(_message.Message):
     __slots__ = ("num_parameters", "fp32_bytes", "artefact_bytes")

@@ -78,6 +78,7 @@ def make_node(node_id: str, accuracy: float, *, num_train: int) -> NodeSummary:
         "accuracy": accuracy,
         "num_train_samples": num_train,
         "artefact_path": None,
+        "device": None,
         "quality": None,
         "artefact_digest": "a" * 64,
         "student_digest": "b" * 64,

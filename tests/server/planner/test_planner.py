@@ -106,7 +106,7 @@ def test_a_link_that_turns_out_slow_moves_the_codec() -> None:
     planner.welcome(hello(profile="pi-4"), node)
     assert planner.publication_of(node, PUBLICATION).codec == "lp8"
     node.report = report(200_000, 20.0)
-    planner.review(node, PUBLICATION)
+    planner.review(node, PUBLICATION, rounds_left=1)
     assert node.codec == "hard"
     (change,) = [event for event in events if isinstance(event, NodePlanned) and event.is_change]
     assert "10,000 B/s" in change.codec_reason
@@ -118,7 +118,7 @@ def test_what_a_simulated_nodes_host_sees_is_not_its_link() -> None:
     planner.welcome(hello(), node)
     planner.publication_of(node, PUBLICATION)
     node.report = report(200_000_000, 1.0)
-    planner.review(node, PUBLICATION)
+    planner.review(node, PUBLICATION, rounds_left=1)
     assert node.codec == "hard"
 
 

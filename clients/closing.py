@@ -1,0 +1,57 @@
+"""What a node does after its last round: measure its artefact, and hand it in."""
+
+from __future__ import annotations
+
+import socket
+
+from clients.fetching import Fetcher, NodeContext
+from clients.labels import upload_artefact
+from common.artefact import amend_manifest, list_artefact_files, read_artefact
+from common.runtime import measure_latency
+from protos.fedstill.v1 import fleet_pb2
+
+
+def close_run(node: NodeContext, request: fleet_pb2.ClosingRequest) -> fleet_pb2.ClosingResponse:
+    """Measures the latency, completes the artefact's manifest and sends student and artefact.
+
+    Args:
+        node: Cache and store of the node.
+        request: The coordinator's closing task.
+
+    Returns:
+        The node's last report.
+
+    Raises:
+        ExchangeError: The evaluation set could not be fetched or the files not sent.
+        ArtefactError: The artefact is gone from the node store.
+    """
+    evaluation = Fetcher(node, request.labels).fetch(request.labels.evaluation_digest)
+    folder = node.store.artefact_dir(request.base_round)
+    artefact = read_artefact(folder)
+    latency = measure_latency(artefact.predict, evaluation)
+    artefact_bytes = amend_manifest(
+        artefact,
+        accuracy={"value": request.accuracy, "n": request.num_evaluation_samples},
+        latency={"seconds_batch1": latency, "runtime": artefact.runtime, "num_threads": 1},
+    )
+    reply = fleet_pb2.ClosingResponse(
+        run_id=request.run_id,
+        node_id=node.private.node_id,
+        latency_seconds_batch1=latency,
+        artefact_bytes=artefact_bytes,
+        host=socket.gethostname(),
+    )
+    if request.collect_artefact:
+        reply.upload_bytes = upload_artefact(
+            request.labels.address,
+            run_id=request.run_id,
+            node_id=node.private.node_id,
+            files={
+                **{f"artefact/{path.name}": path for path in list_artefact_files(folder)},
+                "student.safetensors": node.store.student_path(request.base_round),
+            },
+            nonce=request.upload_nonce,
+            transport=node.transport,
+            timeout_seconds=node.config.exchange.timeout_seconds,
+        )
+    return reply

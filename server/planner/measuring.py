@@ -1,0 +1,179 @@
+"""What a candidate costs, measured: a student with random weights is exported, written and run.
+
+Bytes, memory and latency do not depend on what the weights are, so nothing has to be
+trained for them. What was measured is kept on disk, by everything that it depends on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from common.artefact import collect_files, write_artefact
+from common.devices.suite import measure_quiet_latency
+from common.encoders import Encoder
+from common.files import write_text_atomically
+from common.models import InputSpec
+from common.runtime import describe_host
+from common.runtimes import get_runtime
+from common.students import StudentDesign, build_student, describe_student, export_student
+from common.training import count_bytes, count_parameters
+from server.planner.candidates import Candidate
+
+_FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a candidate costs on this host."""
+
+    artefact_bytes: int
+    memory_bytes: int
+    num_parameters: int
+    num_macs: int
+    latency_seconds: float
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What candidates are built for: samples, classes, and a few samples to calibrate with."""
+
+    spec: InputSpec
+    class_names: tuple[str, ...]
+    feature_names: tuple[str, ...]
+    calibration_S: np.ndarray
+    encoder: Encoder | None = None
+
+    def design(self, candidate: Candidate) -> StudentDesign:
+        """Makes a student's design of a candidate."""
+        return StudentDesign(
+            candidate.model,
+            candidate.width,
+            candidate.compression,
+            self.spec,
+            self.class_names,
+            self.feature_names,
+        )
+
+
+def measure_costs(
+    candidates: Sequence[Candidate],
+    subject: Subject,
+    *,
+    cache_dir: Path,
+    on_done: Callable[[int], None] = lambda _: None,
+) -> dict[Candidate, Cost]:
+    """Measures candidates, or reads what was measured before on this host.
+
+    Args:
+        candidates: What to measure.
+        subject: What they are built for.
+        cache_dir: Folder of measurements.
+        on_done: Told how many are done.
+
+    Returns:
+        Cost by candidate.
+    """
+    found = {}
+    for number, candidate in enumerate(candidates, start=1):
+        path = cache_dir / f"{_identify(candidate, subject)}.json"
+        cost = _read(path)
+        if cost is None:
+            cost = measure_cost(candidate, subject)
+            write_text_atomically(path, json.dumps(asdict(cost)) + "\n")
+        found[candidate] = cost
+        on_done(number)
+    return found
+
+
+def _identify(candidate: Candidate, subject: Subject) -> str:
+    versions = {name: metadata.version(name) for name in ("fedstill", "torch", "onnxruntime")}
+    encoder = subject.encoder.to_json() if subject.encoder else b""
+    identity: dict[str, Any] = {
+        "candidate": [candidate.model, candidate.width, candidate.compression.to_json()],
+        "spec": asdict(subject.spec),
+        "names": [subject.class_names, subject.feature_names],
+        "encoder": hashlib.sha256(encoder).hexdigest(),
+        "host": describe_host(),
+        "versions": versions,
+    }
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def _read(path: Path) -> Cost | None:
+    try:
+        return Cost(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def measure_cost(candidate: Candidate, subject: Subject) -> Cost:
+    """Measures one candidate: a real artefact, written to disk and run at batch 1."""
+    design = subject.design(candidate)
+    student = build_student(design, seed=0)
+    exported = export_student(student, design, calibration_S=subject.calibration_S)
+    origin = {"run_id": "0" * 48, "node_id": "node-0000", "round": 10, "student_sha256": "0" * 64}
+    manifest = describe_student(
+        student, design, exported, num_calibration=len(subject.calibration_S), costs=[], origin=origin
+    )
+    # What the rounds and the end of a run add, with figures of the usual length.
+    manifest |= {
+        "split": {"seed": 0, "test_fraction": 0.2},
+        "private_accuracy": {"value": 2 / 3, "n": 1000},
+        "accuracy": {"value": 2 / 3, "n": 10_000},
+        "latency": {"seconds_batch1": 2e-5 / 3, "runtime": exported.model.runtime, "num_threads": 1},
+    }
+    files = collect_files(exported.model.files, encoder=subject.encoder)
+    with tempfile.TemporaryDirectory() as folder:
+        artefact_bytes = write_artefact(Path(folder), files, manifest)
+    predict = get_runtime(exported.model.runtime).open(
+        exported.model.files, num_threads=1, options=exported.model.session_options
+    )
+    is_integer = candidate.arithmetic == "int8"
+    weights = sum(map(len, exported.model.files.values())) if is_integer else count_bytes(student)
+    return Cost(
+        artefact_bytes=artefact_bytes,
+        memory_bytes=weights + measure_activations(student, subject.calibration_S[:1]),
+        num_parameters=count_parameters(student),
+        num_macs=count_macs(student, subject.calibration_S[:1]),
+        latency_seconds=measure_quiet_latency(predict, subject.calibration_S[:1]),
+    )
+
+
+def measure_activations(model: nn.Module, x_S: np.ndarray) -> int:
+    """Measures the bytes of the largest layer's input and output together, in floats."""
+    largest = 0
+
+    def look(_: nn.Module, taken: tuple[Any, ...], given: Any) -> None:
+        nonlocal largest
+        tensors = [part for part in (*taken, given) if isinstance(part, torch.Tensor)]
+        largest = max(largest, sum(tensor.numel() for tensor in tensors) * _FLOAT_BYTES)
+
+    leaves = [module for module in model.modules() if not list(module.children())]
+    handles = [module.register_forward_hook(look) for module in leaves]
+    try:
+        with torch.no_grad():
+            model.eval()(torch.from_numpy(np.array(x_S)))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return largest
+
+
+def count_macs(model: nn.Module, x_S: np.ndarray) -> int:
+    """Counts the multiply-adds of these samples in convolutions and matrix products."""
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        model.eval()(torch.from_numpy(np.array(x_S)))
+    return int(counter.get_total_flops()) // 2
