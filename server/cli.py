@@ -129,7 +129,10 @@ def compress(
         list[str] | None,
         typer.Option("--plan", help="as prune=0.5,bits=8,runtime=executorch; repeatable; left out: a grid"),
     ] = None,
-    model_name: Annotated[str, typer.Option("--model", help="family of a checkpoint")] = "auto",
+    model_name: Annotated[
+        str, typer.Option("--model", help="family of a checkpoint, or of what an ONNX file teaches")
+    ] = "auto",
+    width: Annotated[float, typer.Option(min=0.05, max=16, help="width of that family")] = 1.0,
     output_dir: Annotated[
         Path, typer.Option("--output", "-o", help="folder that is filled or gone on with")
     ] = Path("compressed"),
@@ -158,6 +161,7 @@ def compress(
         output_dir,
         tuple(plans or ()),
         model_name,
+        width,
         compressing.Budget(
             num_epochs=epochs,
             learning_rate=learning_rate,

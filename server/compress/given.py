@@ -12,12 +12,14 @@ import torch
 from torch import nn
 
 from common.compressors.static_int8 import fold_constants
+from common.compressors.structure import load_compressed
 from common.errors import CheckpointError, DataError, FedStillError, UsageError
 from common.models import InputSpec, build_model, resolve_model
 from common.onnx_export import trace_model
 from common.runtime import Predictor, open_graph
+from common.seeding import stream_seed
 from common.tracing import find_untraceable_layer
-from common.training import deterministic, digest_weights, load_weights
+from common.training import deterministic, digest_weights
 from server.compress.records import Material
 from server.teacher import import_factory
 
@@ -32,15 +34,18 @@ class Given:
     predict: Predictor
     digest: str
     model: nn.Module | None
-    """None where an ONNX file was given."""
+    """What plans train: the given model, or the fresh student that an ONNX file teaches; None: nothing."""
+    is_graph: bool = False
+    """An ONNX file was given."""
 
 
-def load_given(text: str, *, model_name: str, material: Material, seed: int) -> Given:
+def load_given(text: str, *, model_name: str, width: float, material: Material, seed: int) -> Given:
     """Loads the model.
 
     Args:
         text: A .safetensors or .onnx file, or module:function as `teacher.factory` takes it.
-        model_name: Family of a checkpoint.
+        model_name: Family of a checkpoint, or of the student that an ONNX file teaches.
+        width: Its width, as `student.width`; one that was pruned or factorised has the width of its design.
         material: The data that it is for.
         seed: Seeds the weights of a function that gives none.
 
@@ -53,13 +58,20 @@ def load_given(text: str, *, model_name: str, material: Material, seed: int) -> 
     """
     path = Path(text)
     if path.suffix == ".onnx":
-        return _read_graph(path, material)
+        student = None
+        if model_name != "auto":
+            name = resolve_model(model_name, role="student", spec=material.spec)
+            with deterministic(stream_seed(seed, "compress-weights"), num_threads=1):
+                student = build_model(
+                    name, material.spec, num_classes=material.dataset.num_classes, width=width
+                )
+        return _read_graph(path, material, student)
     spec, num_classes = material.spec, material.dataset.num_classes
     with deterministic(seed, num_threads=1):
         if path.suffix == ".safetensors":
             name = resolve_model(model_name, role="teacher", spec=spec)
-            model = build_model(name, spec, num_classes=num_classes)
-            load_weights(model, path)
+            model = build_model(name, spec, num_classes=num_classes, width=width)
+            load_compressed(model, path)
         elif ":" in text and not path.exists():
             name, model = text, import_factory(text)(spec, num_classes)
             if not isinstance(model, nn.Module):
@@ -99,7 +111,7 @@ def _check_output(model: nn.Module, spec: InputSpec, num_classes: int, *, name: 
         )
 
 
-def _read_graph(path: Path, material: Material) -> Given:
+def _read_graph(path: Path, material: Material, student: nn.Module | None) -> Given:
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -118,7 +130,8 @@ def _read_graph(path: Path, material: Material) -> Given:
         )
     if predict.num_classes != num_classes:
         raise DataError(f"{path} gives {predict.num_classes} logits, the data has {num_classes} classes")
-    return Given(path.name, graph, predict, hashlib.sha256(content).hexdigest(), None)
+    digest = hashlib.sha256(content).hexdigest()
+    return Given(path.name, graph, predict, digest, student, is_graph=True)
 
 
 def predict_all(predict: Predictor, x_S: np.ndarray, *, batch_size: int = 256) -> np.ndarray:

@@ -39,6 +39,7 @@ class Request:
     output_dir: Path
     plans: tuple[str, ...] = ()
     model_name: str = "auto"
+    width: float = 1.0
     budget: Budget = field(default_factory=Budget)
     validation_fraction: float = 0.15
     calibration: str = ""
@@ -75,12 +76,19 @@ def compress_model(request: Request, *, say: Say) -> Front:
         calibration=request.calibration,
         encoder_path=Path(request.model).with_name("encoder.json"),
     )
-    given = load_given(request.model, model_name=request.model_name, material=material, seed=request.seed)
+    given = load_given(
+        request.model,
+        model_name=request.model_name,
+        width=request.width,
+        material=material,
+        seed=request.seed,
+    )
     if given.model is None:
         plans, notes = _keep_untrained(plans, notes, asked=bool(request.plans))
     settings = {
         "seed": request.seed,
         "model": given.digest,
+        "student": f"{request.model_name} {request.width:g}",
         "data": material.digest,
         "validation_fraction": request.validation_fraction,
         "num_calibration": request.num_calibration,
@@ -118,9 +126,12 @@ def _keep_untrained(
 ) -> tuple[list[CompressionPlan], list[str]]:
     kept = [plan for plan in plans if not plan.changes_training and plan.runtime == "onnx"]
     if len(kept) < len(plans):
-        reason = "an ONNX file holds no layers to train: prune, sparsify, lowrank, qat and executorch"
+        reason = (
+            "an ONNX file holds no layers to train, for prune, sparsify, lowrank, qat and executorch;"
+            " name a student that it teaches with --model"
+        )
         if asked:
-            raise UsageError(f"--plan: {reason} need a checkpoint or module:function")
+            raise UsageError(f"--plan: {reason}")
         notes = [*notes, f"left out: {reason}"]
     return kept, notes
 
@@ -161,14 +172,14 @@ class _Workshop:
 
     def __init__(self, request: Request, given: Given, material: Material, say: Say) -> None:
         self._request, self._given, self._material, self._say = request, given, material, say
-        self._held: tuple[CompressionPlan | None, _Form] = (None, _Form(given.model, given.graph))
+        self._held: tuple[CompressionPlan, _Form] | None = None
         self._teacher_logits: np.ndarray | None = None
 
     def get(self, form: CompressionPlan | None) -> _Form:
         """Returns a form, trained."""
         if form is None:
-            return _Form(self._given.model, self._given.graph)
-        if self._held[0] != form:
+            return _Form(None if self._given.is_graph else self._given.model, self._given.graph)
+        if self._held is None or self._held[0] != form:
             self._say(f"training {name_plan(form)}")
             self._held = (form, self._train(form))
         return self._held[1]

@@ -103,7 +103,8 @@ def graph_path(compressed, tmp_path_factory):
 
 def test_an_onnx_file_is_quantised_as_it_is(graph_path, make_request, tmp_path):
     front = compress_model(
-        make_request(tmp_path, model=str(graph_path), plans=("bits=8",)), say=lambda _: None
+        make_request(tmp_path, model=str(graph_path), model_name="auto", plans=("bits=8",)),
+        say=lambda _: None,
     )
     rows = rows_of(front)
     assert list(rows) == ["fp32 as given", "int8"]
@@ -112,8 +113,16 @@ def test_an_onnx_file_is_quantised_as_it_is(graph_path, make_request, tmp_path):
 
 
 def test_an_onnx_file_cannot_be_pruned(graph_path, make_request, tmp_path):
-    with pytest.raises(UsageError, match="holds no layers to train"):
-        compress_model(make_request(tmp_path, model=str(graph_path)), say=lambda _: None)
+    with pytest.raises(UsageError, match=r"holds no layers to train.* --model"):
+        compress_model(make_request(tmp_path, model=str(graph_path), model_name="auto"), say=lambda _: None)
+
+
+def test_an_onnx_file_teaches_a_student_that_is_compressed(graph_path, make_request, tmp_path):
+    request = make_request(tmp_path, model=str(graph_path), model_name="cnn-tiny", width=0.8)
+    rows = rows_of(compress_model(request, say=lambda _: None))
+    assert list(rows) == ["fp32 as given", "fp32 control", "int8", "prune 0.5 + int8"]
+    assert rows["fp32 control"].num_parameters < rows["fp32 as given"].num_parameters
+    assert rows["fp32 control"].agreement > 0.5
 
 
 def test_an_onnx_file_of_other_samples_is_refused(make_request, tmp_path):
