@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -164,7 +165,8 @@ def train_alone(
     def look(step: int) -> bool:
         nonlocal best_loss, best_state
         if len(validation) and step > first and (step % interval == 0 or step == num_steps):
-            loss = _cross_entropy(student, validation)
+            with nullcontext() if guest is None else guest.as_deployed(student):
+                loss = _cross_entropy(student, validation)
             if loss < best_loss:
                 best_loss, best_state = loss, copy.deepcopy(student.state_dict())
         return on_step(step) if on_step else False

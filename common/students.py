@@ -14,6 +14,7 @@ from torch import nn
 
 from common.compressors import CompressionPlan
 from common.compressors.exporting import ExportedModel, ExportJob, export_model, serialise_graph
+from common.compressors.quantisers import quantised_weights
 from common.compressors.static_int8 import fold_constants
 from common.compressors.structure import reshape_model, shapes_of
 from common.models import InputSpec, build_model
@@ -77,7 +78,8 @@ def export_student(
     with torch.random.fork_rng(devices=[]):  # tracing builds a model and draws its weights
         shapes = tuple(shapes_of(student).items())
         traced = _trace(design.model, design.width, design.spec, len(design.class_names), shapes)
-    fp32 = fold_constants(swap_weights(traced, student))
+    with quantised_weights(student, design.compression):  # what training for few bits has computed with
+        fp32 = fold_constants(swap_weights(traced, student))
     fp32_model = serialise_graph(fp32)
     job = ExportJob(student, fp32, design.spec, design.compression, calibration_S)
     return ExportedStudent(fp32_model, export_model(job))

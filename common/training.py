@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -29,6 +29,9 @@ class Optimisation:
 
 class TrainingGuest(Protocol):
     """Takes part in a training: compresses the model while it learns."""
+
+    def as_deployed(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Computes inside with the weights that a device will have; losses and gradients are theirs."""
 
     def after_backward(self, model: nn.Module, step: int) -> None:
         """Called with the gradients of step 1, 2, … in place, before the optimiser uses them."""
@@ -130,8 +133,9 @@ def fit(
     for step in range(1, num_steps + 1):
         model.train()
         optimiser.zero_grad(set_to_none=True)
-        terms = torch.stack(loss_fn(model, next(batches)))
-        (terms * weights).sum().backward()  # type: ignore[no-untyped-call]
+        with nullcontext() if guest is None else guest.as_deployed(model):
+            terms = torch.stack(loss_fn(model, next(batches)))
+            (terms * weights).sum().backward()  # type: ignore[no-untyped-call]
         if guest is not None:
             guest.after_backward(model, step)
         optimiser.step()

@@ -12,16 +12,20 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
+from onnx import numpy_helper
 from torch import nn
 
+from common.compressors.few_bits import SESSION_OPTIONS, binarise_graph, store_int4
 from common.compressors.plan import CompressionPlan
 from common.compressors.pte import lower_to_pte
 from common.compressors.static_int8 import quantise_static
 from common.errors import unknown_name
 from common.models import InputSpec
 from common.onnx_export import strip_metadata
+from common.packing import Region, pack_bytes
 from common.runtimes.executorch_program import MODEL_FILE as PTE_FILE
 from common.runtimes.onnx_graph import MODEL_FILE
+from common.runtimes.packed import PACKED_FILE
 
 
 @dataclass(frozen=True)
@@ -55,17 +59,49 @@ Exporter = Callable[[ExportJob], ExportedModel]
 
 
 def export_onnx(job: ExportJob) -> ExportedModel:
-    """Writes an ONNX graph: floats, or static int8."""
-    methods = describe_shapes(job.plan)
+    """Writes an ONNX graph of floats, static int8, 4-bit or 1-bit weights, plain or packed."""
+    plan, graph, options = job.plan, job.graph, {}
+    methods = describe_shapes(plan)
     speeds_up = bool(methods)
-    graph = job.graph
-    if job.plan.bits == 8:
+    if "sparsify" in plan.steps:
+        amount = f"{plan.sparsity:.0%}" if plan.pattern == "unstructured" else f"{plan.pattern}"
+        methods.append(f"sparse weights, {amount}")
+    trained = ", trained with them" if plan.qat else ""
+    if plan.bits == 4:
+        graph, options = store_int4(graph, group_size=plan.group_size), SESSION_OPTIONS
+        methods.append(f"4-bit weights in groups of {plan.group_size}{trained}, computed in floats")
+    elif plan.bits in (8, 1):
+        if plan.bits == 1:
+            graph = binarise_graph(graph)
+            methods.append(f"1-bit weights of inner layers{trained}, computed as int8")
         graph, speeds_up = quantise_static(graph, job.calibration_S), True
         methods.append("static int8 per channel, uint8 activations")
         kinds = {node.op_type for node in job.graph.graph.node}
         if kinds & {"GRU", "LSTM"} or job.spec.num_ids:
             methods.append("embeddings and recurrent weights are stored in int8, computed in floats")
-    return ExportedModel({MODEL_FILE: serialise_graph(graph)}, "; ".join(methods) or "none", speeds_up)
+    runtime, files = "onnxruntime", {MODEL_FILE: serialise_graph(graph)}
+    if plan.storage == "packed":
+        runtime, files = "packed", {PACKED_FILE: pack_graph(graph)}
+        methods.append("packed")
+    return ExportedModel(files, "; ".join(methods) or "none", speeds_up, runtime, dict(options))
+
+
+def pack_graph(graph: onnx.ModelProto) -> bytes:
+    """Packs a graph so that its bytes come back exactly; see `common.packing`."""
+    for tensor in graph.graph.initializer:
+        if not tensor.raw_data and tensor.data_type != onnx.TensorProto.STRING:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor), tensor.name))
+    content = serialise_graph(graph)
+    regions, position = [], 0
+    for tensor in graph.graph.initializer:
+        start = content.find(tensor.raw_data, position)
+        if start < 0 or not tensor.raw_data:
+            continue
+        items = max(1, int(np.prod(tensor.dims)))
+        size = len(tensor.raw_data) // items if len(tensor.raw_data) % items == 0 else 1
+        regions.append(Region(start, len(tensor.raw_data), size if size in (1, 2, 4, 8) else 1))
+        position = start + len(tensor.raw_data)
+    return pack_bytes(content, regions)
 
 
 def describe_shapes(plan: CompressionPlan) -> list[str]:

@@ -117,6 +117,8 @@ def make_plan(
     found = parse_steps(steps if isinstance(steps, str) else ",".join(steps))
     if bits == 32 or "quantise" not in found:
         found, bits = tuple(step for step in found if step != "quantise"), 32
+    if fields.get("runtime", "onnx") == "onnx" and ("sparsify" in found or bits == 1):
+        fields["storage"] = "packed"  # only there do zeros and single bits take less room
     plan = CompressionPlan(steps=found, bits=bits, qat=qat, **fields)
     _check(plan)
     default = CompressionPlan()
@@ -155,6 +157,10 @@ def _check(plan: CompressionPlan) -> None:
     if plan.qat and plan.bits not in (4, 1):
         raise ConfigError(
             f"compress.qat: expected compress.bits of 4 or 1, got {plan.bits}; calibrating does at 8"
+        )
+    if plan.runtime == "executorch" and "sparsify" in plan.steps:
+        raise ConfigError(
+            "compress.runtime: only packed files of onnx get smaller by sparsify; leave one out"
         )
     if plan.runtime == "executorch" and (plan.storage == "packed" or plan.bits not in (32, 8)):
         raise ConfigError("compress.runtime: executorch runs plain files of 8 or 32 bits; else take onnx")

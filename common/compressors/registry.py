@@ -24,5 +24,12 @@ COMPRESSORS: dict[str, Compressor] = {
     "prune-taylor": Compressor(make_plan(steps="prune", importance="taylor"), speeds_up=True),
     "lowrank": Compressor(make_plan(steps="lowrank", energy=0.7), speeds_up=True),
     "int8": Compressor(make_plan(steps="quantise"), speeds_up=True),
+    "int8-packed": Compressor(make_plan(steps="quantise", storage="packed"), speeds_up=True),
+    "int4": Compressor(make_plan(steps="quantise", bits=4, storage="packed"), speeds_up=False),
+    "int4-qat": Compressor(make_plan(steps="quantise", bits=4, qat=True), speeds_up=False),
+    "sparse": Compressor(make_plan(steps="sparsify", sparsity=0.8), speeds_up=False),
+    "sparse-int8": Compressor(make_plan(steps="sparsify,quantise", sparsity=0.8), speeds_up=True),
+    "2:4-int8": Compressor(make_plan(steps="sparsify,quantise", pattern="2:4"), speeds_up=True),
+    "1-bit-qat": Compressor(make_plan(steps="quantise", bits=1, qat=True), speeds_up=True),
     "prune-lowrank-int8": Compressor(make_plan(steps="prune,lowrank,quantise", energy=0.8), speeds_up=True),
 }

@@ -173,7 +173,9 @@ class CompressConfig(Section):
     )
     qat: bool = Field(False, description="quantise: train with the weights of 4 or 1 bits to come")
     storage: Literal["plain", "packed"] = Field(
-        "plain", description="packed: a smaller file of the same model, unpacked when it is opened"
+        "plain",
+        description="packed: a smaller file of the same model, unpacked when it is opened; sparsify and 1 bit"
+        " take it anyhow",
     )
     runtime: Literal["onnx", "executorch"] = Field("onnx", description="what runs the artefact")
     num_calibration: int = Field(
@@ -353,11 +355,6 @@ class Config(Section):
                 f"distill.loss {self.distill.loss} compares features of one width: take another loss, or"
                 " compress.steps=quantise without compress.qat"
             )
-        missing = [step for step in plan.steps if step == "sparsify"]
-        missing += [f"bits = {plan.bits}"] if plan.bits in (4, 1) else []
-        missing += [plan.storage] if plan.storage == "packed" else []
-        if missing:
-            raise ValueError(f"compress: this version does not know {missing[0]} yet")
         if self.teacher.checkpoint and not self.teacher.checkpoint.endswith(".safetensors"):
             raise ValueError(
                 f"teacher.checkpoint: expected a .safetensors file, got {self.teacher.checkpoint!r}"

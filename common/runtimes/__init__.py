@@ -9,11 +9,16 @@ from __future__ import annotations
 from common.errors import ArtefactError
 from common.runtimes.executorch_program import EXECUTORCH
 from common.runtimes.onnx_graph import ONNX_RUNTIME
+from common.runtimes.packed import PACKED_RUNTIME
 from common.runtimes.records import Runtime
 
 __all__ = ["RUNTIMES", "Runtime", "get_runtime"]
 
-RUNTIMES: dict[str, Runtime] = {"executorch": EXECUTORCH, "onnxruntime": ONNX_RUNTIME}
+RUNTIMES: dict[str, Runtime] = {
+    "executorch": EXECUTORCH,
+    "onnxruntime": ONNX_RUNTIME,
+    "packed": PACKED_RUNTIME,
+}
 
 
 def get_runtime(name: str) -> Runtime:

@@ -20,7 +20,7 @@ def compress(digits_cnn):
     """From a plan to a model that was compressed as it says while it learnt, and its files."""
     spec, data = digits_cnn.spec, digits_cnn.dataset
 
-    def run(plan, *, name="cnn-medium", width=0.25, num_steps=150):
+    def run(plan, *, name="cnn-medium", width=0.25, num_steps=100):
         with deterministic(0, num_threads=1):
             model, design = (build_model(name, spec, num_classes=10, width=width) for _ in range(2))
         costs = []
