@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
-.PHONY: simulate dashboard test check bench setup generate format constraints clean
+.PHONY: wheel simulate dashboard test check bench setup generate format constraints clean
 
 simulate: setup  ## run the embedded federation: digits, 8 nodes
 	$(BIN)/fedstill simulate $(ARGS)
@@ -53,6 +53,9 @@ constraints:  ## resolve the versions anew, in a fresh environment
 	{ echo "# Versions that were tested together; regenerate with: make constraints"; \
 	  .venv-constraints/bin/python -m pip freeze --exclude-editable | sed 's/+cpu//'; } > constraints.txt
 	rm -rf .venv-constraints
+
+wheel: setup  ## dist/device/: the wheel that devices install, without the coordinator's code
+	$(BIN)/python deploy/device/device_wheel.py dist/device
 
 clean:  ## remove the environment, caches and generated runs
 	rm -rf $(VENV) .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info build dist

@@ -147,7 +147,8 @@ def register(
     folder: FolderOption = DEFAULT_FOLDER,
 ) -> None:
     """Tell a SuperLink who is enrolled; `fedstill coordinator` does so by itself."""
-    from server.supervision import Site, register_fleet
+    from server.flower_programs import Site
+    from server.supervision import register_fleet
 
     host, _, port = superlink.rpartition(":")
     if not (host and port.isdigit()):

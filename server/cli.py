@@ -202,7 +202,8 @@ def coordinator(
 ) -> None:
     """Run a federation of devices: SuperLink, SuperExec and the run as one supervised set."""
     from server.app import load_run_config, name_run
-    from server.supervision import Site, check_exposure, coordinate, print_commands, secure
+    from server.flower_programs import Site, check_exposure, secure
+    from server.supervision import coordinate, print_commands
 
     site = Site(home.resolve(), host, port, certificates.resolve() if certificates else None, authenticate)
     check_exposure(site)

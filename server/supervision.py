@@ -2,6 +2,7 @@
 
     <home>/superlink.db      Flower's own record of nodes and runs
     <home>/flower/           Flower's configuration, with the connection "coordinator"
+    <home>/superexec.secret  what SuperLink and SuperExec share
     <home>/logs/*.log        what each process said
     <home>/runs/<run_id>/    the run folder
 
@@ -19,56 +20,35 @@ import shlex
 import signal
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import tomli_w
-
-from common.certificates import is_loopback
-from common.config import Config, flatten
+from common.config import Config
 from common.errors import RunError, UsageError
-from common.files import write_text_atomically
-from server.authority import FLEET, first_host
+from server.authority import FLEET
 from server.checkpoints import STATE_FILE
+from server.flower_programs import (
+    APP_DIR,
+    CONNECTION,
+    Site,
+    find_program,
+    flower_environment,
+    submit_command,
+    superexec_command,
+    superlink_command,
+    write_connection,
+)
+from server.labels.transport import ServerCertificates
 from server.registration import Registry
 
-CONNECTION = "coordinator"
 START_SECONDS = 60.0
 POLL_SECONDS = 1.0
 GRACE_SECONDS = 10.0
 MAX_SUBMISSIONS = 10
-_APP_DIR = Path(__file__).resolve().parents[1]
-
-
-@dataclass(frozen=True)
-class Site:
-    """Where a coordinator lives.
-
-    Attributes:
-        home: Its folder.
-        host: Address that the SuperLink binds.
-        port: Its port.
-        certificates: Folder that `fedstill certs init` filled; None: plaintext.
-        authenticate: Only nodes whose public keys were registered may come; the enrolled ones
-            of an authority's folder are, without being told.
-    """
-
-    home: Path
-    host: str
-    port: int
-    certificates: Path | None = None
-    authenticate: bool = False
-
-    @property
-    def address(self) -> str:
-        """host:port of the SuperLink, as seen from this machine."""
-        host = "127.0.0.1" if self.host in ("0.0.0.0", "::", "") else self.host  # noqa: S104 no binding
-        return f"{host}:{self.port}"
 
 
 @dataclass
@@ -79,114 +59,6 @@ class _Part:
     command: list[str]
     process: subprocess.Popen[bytes] | None = None
     num_starts: int = field(default=0)
-
-
-def check_exposure(site: Site) -> None:
-    """Refuses plaintext on other than loopback, and authentication without certificates.
-
-    Raises:
-        UsageError: The SuperLink would serve other machines in the clear.
-    """
-    if site.certificates is not None:
-        return
-    if site.authenticate:
-        raise UsageError("--authenticate needs TLS: give --certificates")
-    if not is_loopback(site.host):
-        raise UsageError(f"--host {site.host} would serve other machines in plaintext: give --certificates")
-
-
-def secure(config: Config, site: Site) -> Config:
-    """Lets the label service use the SuperLink's certificates, and be reached where it is.
-
-    Args:
-        config: The run's configuration.
-        site: Where the coordinator lives.
-
-    Returns:
-        The configuration with `exchange.certificates_dir`; where the SuperLink serves other
-        machines and the configuration says nothing else, the label service does too.
-    """
-    if site.certificates is None:
-        return config
-    exchange: dict[str, Any] = {"certificates_dir": str(site.certificates)}
-    if is_loopback(config.exchange.host) and not is_loopback(site.host):
-        exchange["host"] = site.host
-        exchange["advertise_address"] = config.exchange.advertise_address or first_host(site.certificates)
-    updated = config.exchange.model_copy(update=exchange)
-    return config.model_copy(update={"exchange": updated})
-
-
-def superlink_command(site: Site) -> list[str]:
-    """Builds the SuperLink's command line."""
-    command = [_program("flower-superlink"), "--isolation", "process"]
-    command += ["--database", str(site.home / "superlink.db")]
-    command += ["--host", site.host, "--port", str(site.port), "--disable-runtime-dependency-installation"]
-    if site.certificates is None:
-        return [*command, "--insecure"]
-    for option, name in (("certfile", "server.crt"), ("keyfile", "server.key"), ("ca-certfile", "ca.crt")):
-        command += [f"--ssl-{option}", str(site.certificates / name)]
-    return [*command, "--enable-supernode-auth"] if _authenticates(site) else command
-
-
-def _authenticates(site: Site) -> bool:
-    return site.authenticate or (site.certificates is not None and (site.certificates / FLEET).is_file())
-
-
-def superexec_command(site: Site) -> list[str]:
-    """Builds the SuperExec's command line."""
-    command = [_program("flower-superexec"), "--runtime-api-address", site.address]
-    return [*command, *_trust(site)]
-
-
-def _trust(site: Site) -> list[str]:
-    if site.certificates is None:
-        return ["--insecure"]
-    return ["--root-certificates", str(site.certificates / "ca.crt")]
-
-
-def _program(name: str) -> str:
-    path = Path(sys.executable).with_name(name)
-    if not path.exists():
-        raise UsageError(f"{name} is not installed beside {sys.executable}; pip install 'fedstill[server]'")
-    return str(path)
-
-
-def submit_command(config: Config, run_dir: Path, *, resume: bool) -> list[str]:
-    """Builds the command line that hands a run to the SuperLink."""
-    settings: dict[str, Any] = flatten(config) | {
-        "run.dir": str(run_dir.resolve()),
-        "run.id": run_dir.name,
-        "run.resume": resume,
-    }
-    values = " ".join(f"{key}={json.dumps(value)}" for key, value in settings.items())
-    command = [_program("flwr"), "run", str(_APP_DIR), CONNECTION]
-    return [*command, "--run-config", values, "--format", "json"]
-
-
-def flower_environment(site: Site, environment: Mapping[str, str]) -> dict[str, str]:
-    """Gives Flower a home of its own and spares it what needs the network."""
-    return {
-        **environment,
-        "FLWR_HOME": str((site.home / "flower").resolve()),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        # At this level gRPC says why a node's handshake failed (`server.stderr`); the node is not told.
-        **({"GRPC_VERBOSITY": "INFO"} if site.certificates is not None else {}),
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}",
-    }
-
-
-def write_connection(site: Site) -> Path:
-    """Writes Flower's configuration, so that `flwr` finds the SuperLink under one name."""
-    trust: dict[str, Any] = {"insecure": True}
-    if site.certificates is not None:
-        trust = {"root-certificates": str((site.certificates / "ca.crt").resolve())}
-    path = site.home / "flower" / "config.toml"
-    connection = {"address": site.address} | trust
-    content = {"superlink": {"default": CONNECTION, CONNECTION: connection}}
-    write_text_atomically(path, tomli_w.dumps(content))
-    return path
 
 
 def register_fleet(site: Site, *, say: Callable[[str], None]) -> None:
@@ -215,7 +87,7 @@ def print_commands(site: Site, config: Config, run_dir: Path) -> str:
     prefix = " ".join(f"{key}={shlex.quote(environment[key])}" for key in environment if key != "PATH")
     commands = [superlink_command(site), superexec_command(site)]
     if site.certificates is not None and (site.certificates / FLEET).is_file():
-        register = [_program("fedstill"), "fleet", "register", "--superlink", site.address]
+        register = [find_program("fedstill"), "fleet", "register", "--superlink", site.address]
         folders = ["--home", str(site.home), "--certificates", str(site.certificates)]
         commands.append([*register, *folders])
     commands.append(submit_command(config, run_dir, resume=False))
@@ -270,9 +142,9 @@ def coordinate(
 
 
 def _check_site(site: Site) -> None:
-    if not (_APP_DIR / "pyproject.toml").is_file():
+    if not (APP_DIR / "pyproject.toml").is_file():
         raise UsageError(
-            f"{_APP_DIR} is no Flower app (no pyproject.toml): install fedstill from a checkout, with"
+            f"{APP_DIR} is no Flower app (no pyproject.toml): install fedstill from a checkout, with"
             " pip install -e"
         )
     for name in ("ca.crt", "server.crt", "server.key"):
@@ -280,6 +152,8 @@ def _check_site(site: Site) -> None:
             raise UsageError(
                 f"{site.certificates} holds no {name}; it needs ca.crt, server.crt and server.key"
             )
+    if site.certificates is not None:
+        ServerCertificates(site.certificates)  # says what is wrong with them
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -359,7 +233,7 @@ def _watch(
     say: Callable[[str], None],
     registry: Registry | None,
 ) -> str:
-    command = [_program("flwr"), "ls", CONNECTION, "--run-id", flower_id, "--format", "json"]
+    command = [find_program("flwr"), "ls", CONNECTION, "--run-id", flower_id, "--format", "json"]
     while True:
         _keep_alive(parts, site, environment, say)
         if registry is not None:
@@ -377,7 +251,7 @@ def _open_registry(site: Site, environment: dict[str, str], say: Callable[[str],
         return None
 
     def ask(words: list[str]) -> dict[str, Any]:
-        command = [_program("flwr"), "supernode", *words, "--format", "json"]
+        command = [find_program("flwr"), "supernode", *words, "--format", "json"]
         command.insert(4, CONNECTION)
         return _ask(command, environment)
 

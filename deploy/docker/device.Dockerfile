@@ -7,7 +7,8 @@ COPY common common
 COPY clients clients
 COPY protos protos
 RUN python -m venv /opt/venv \
- && /opt/venv/bin/pip install --no-cache-dir --constraint constraints.txt ".[node]"
+ && /opt/venv/bin/pip install --no-cache-dir --constraint constraints.txt ".[node]" \
+ && rm /opt/venv/bin/fedstill
 
 FROM python:3.11.11-slim-bookworm
 RUN useradd --uid 10001 --create-home --home-dir /var/lib/fedstill fedstill

@@ -11,12 +11,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 from sklearn.datasets import load_digits
+
+from server.authority import init_authority
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 BIN = Path(sys.executable).parent
@@ -195,6 +198,39 @@ def test_a_killed_superexec_comes_back_and_the_run_goes_on(site: dict[str, str],
     check_summary(tmp_path)
     assert "superexec ended with code -9 and is started again" in log.read_text()
     assert "to go on" in log.read_text()
+
+
+def test_with_certificates_the_printed_commands_authenticate_all_parts(
+    site: dict[str, str], tmp_path: Path
+) -> None:
+    fedstill(tmp_path, "certs", "init")
+    command = [*coordinator(tmp_path, 18_080), "--certificates", "certificates", "--print"]
+    done = subprocess.run(
+        [str(word) for word in command], env=site, cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    superlink, superexec, register, run = done.stdout.splitlines()
+    secret = f"--superexec-auth-secret-file {tmp_path / 'site' / 'superexec.secret'}"
+    assert "--enable-supernode-auth" in superlink
+    assert secret in superlink
+    assert secret in superexec
+    assert f"fleet register --superlink 127.0.0.1:18080 --home {tmp_path / 'site'}" in register
+    assert f'exchange.certificates_dir="{tmp_path / "certificates"}"' in run
+    assert (tmp_path / "site" / "superexec.secret").stat().st_mode & 0o777 == 0o600
+
+
+def test_an_expired_certificate_is_said_before_anything_starts(site: dict[str, str], tmp_path: Path) -> None:
+    init_authority(tmp_path / "certificates", clock=lambda: datetime.now(UTC) - timedelta(days=400))
+    done = subprocess.run(
+        [*map(str, coordinator(tmp_path, free_port())), "--certificates", "certificates"],
+        env=site,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "the certificate of 'server' expired on" in done.stderr
+    assert not (tmp_path / "site" / "superlink.db").exists()
 
 
 def test_the_commands_can_be_printed_for_running_the_parts_apart(

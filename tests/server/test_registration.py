@@ -12,15 +12,9 @@ from pathlib import Path
 import pytest
 
 from server.authority import init_authority, issue_node, revoke_node
+from server.flower_programs import CONNECTION, Site, flower_environment, superlink_command, write_connection
 from server.registration import REGISTERED
-from server.supervision import (
-    CONNECTION,
-    Site,
-    _open_registry,
-    flower_environment,
-    superlink_command,
-    write_connection,
-)
+from server.supervision import _open_registry
 
 pytestmark = pytest.mark.slow
 
