@@ -39,6 +39,8 @@ class Fleet:
         """Lets nodes in and opens rounds; None: anyone, at any time."""
         self.nonce = b""
         """What the tasks of the open round carry."""
+        self.departed: set[str] = set()
+        """Nodes that are not on the grid any more, as far as it was looked at."""
         self._names: dict[int, str] = {}
         self._on_drop = on_drop
 

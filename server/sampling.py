@@ -12,7 +12,7 @@ from common.config import Config
 from common.errors import RunError
 from common.seeding import stream
 from server.checkpoints import FederationState
-from server.events import Event, Warned
+from server.events import Event, NodeLeft, Warned
 from server.fleet import Fleet
 from server.resting import choose_rested, count_rested
 
@@ -39,6 +39,21 @@ def list_free(fleet: Fleet, state: FederationState) -> list[str]:
     )
 
 
+def announce_departures(grid: Grid, fleet: Fleet, *, observe: Callable[[Event], None]) -> None:
+    """Says once of each node that it is no longer on the grid; one that is back can leave again.
+
+    Args:
+        grid: The grid that the nodes are on.
+        fleet: Who has introduced itself.
+        observe: Told of each that left.
+    """
+    present = set(grid.get_node_ids())
+    absent = {node_id for node_id, flower_id in fleet.flower_ids.items() if flower_id not in present}
+    for node_id in sorted(absent - fleet.departed):
+        observe(NodeLeft(node_id))
+    fleet.departed = absent
+
+
 def await_fleet(
     grid: Grid,
     fleet: Fleet,
@@ -56,11 +71,12 @@ def await_fleet(
         state: The run's state.
         config: `federation.min_nodes` are needed, one at least; `wait_seconds` bounds the pause.
         round_number: The round that is to begin.
-        observe: Told that the run pauses.
+        observe: Told that the run pauses, and who has left.
 
     Raises:
         RunError: Too few came back in time; the run can be resumed.
     """
+    announce_departures(grid, fleet, observe=observe)
     needed, wait_seconds = max(1, config.federation.min_nodes), config.federation.wait_seconds
     if (num_free := len(list_free(fleet, state))) >= needed:
         return

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import platform
 import socket
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,21 @@ def test_summary_fits_its_schema(finished: tuple[Path, Summary]) -> None:
     document = json.loads((finished[0] / "summary.json").read_text())
     jsonschema.validate(document, json.loads(SCHEMA_PATH.read_text()))
     assert document["schema"] == 1
+
+
+def test_every_line_of_the_log_names_its_run_round_and_node(finished: tuple[Path, Summary]) -> None:
+    lines = [json.loads(line) for line in (finished[0] / "log.jsonl").read_text().splitlines()]
+    assert all({"time", "level", "event", "run", "round", "node"} <= line.keys() for line in lines)
+    assert {line["run"] for line in lines} == {finished[1].run_id}
+    reported = [(line["round"], line["node"]) for line in lines if line["event"] == "node_reported"]
+    assert reported == [(number, f"node-{index:04d}") for number in (1, 2) for index in range(4)]
+    closed = [line["round"] for line in lines if line["event"] == "round_closed"]
+    assert closed == [1, 2]
+
+
+def test_summary_tells_the_versions_that_figures_depend_on(finished: tuple[Path, Summary]) -> None:
+    assert finished[1].versions["torch"] == metadata.version("torch")
+    assert finished[1].versions["python"] == platform.python_version()
 
 
 def test_run_folder_holds_what_the_contract_lists(finished: tuple[Path, Summary]) -> None:
