@@ -65,51 +65,57 @@ class Case:
     plans: tuple[str, ...]
 
 
+FEW_BITS = ("sparsify=0.9,bits=8,storage=packed", "bits=1,qat=true,storage=packed", "bits=1,storage=packed")
 CASES = {
     "resnet": Case(
         "cifar10_mini",
         "resnet-small",
         1.0,
-        2_000,
-        1_000,
-        14,
-        Budget(num_epochs=8, learning_rate=2e-3),
-        (
+        num_train=2_000,
+        num_test=1_000,
+        teacher_epochs=6,
+        budget=Budget(num_epochs=4, learning_rate=2e-3),
+        plans=(
             "bits=8",
             "bits=8,runtime=executorch",
-            "prune=0.5",
-            "prune=0.5,bits=8",
+            "bits=4,storage=packed",
             "prune=0.5,bits=8,runtime=executorch",
+            "prune=0.5,bits=8",
+            *FEW_BITS,
         ),
     ),
     "cnn": Case(
         "fashion_mnist",
         "cnn-large",
         2.23,
-        4_000,
-        2_000,
-        3,
-        Budget(num_epochs=2, learning_rate=1e-3),
-        (
+        num_train=4_000,
+        num_test=2_000,
+        teacher_epochs=2,
+        budget=Budget(num_epochs=2, learning_rate=1e-3),
+        plans=(
             "bits=8",
             "bits=8,runtime=executorch",
+            "bits=4,storage=packed",
+            "lowrank=1,rank=32,bits=8,runtime=executorch",
+            "lowrank=1,rank=32,bits=8,storage=packed",
+            *FEW_BITS,
             "prune=0.5,bits=8,runtime=executorch",
-            "rank=32,lowrank=1,bits=8,runtime=executorch",
-            "prune=0.5,rank=16,lowrank=1,bits=8,runtime=executorch",
         ),
     ),
     "student": Case(
         "fashion_mnist",
         "cnn-small",
         3.07,
-        6_000,
-        2_000,
-        8,
-        Budget(num_epochs=5, learning_rate=2e-3),
-        (
+        num_train=6_000,
+        num_test=2_000,
+        teacher_epochs=8,
+        budget=Budget(num_epochs=4, learning_rate=2e-3),
+        plans=(
             "bits=8",
             "bits=8,runtime=executorch",
+            "bits=4,storage=packed",
             "prune=0.5,bits=8,runtime=executorch",
+            *FEW_BITS,
         ),
     ),
 }

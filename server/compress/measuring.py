@@ -84,7 +84,7 @@ def measure_row(
             "kind": kind,
             "plan": plan.to_json(),
             "method": exported.method,
-            "speeds_up": exported.speeds_up or "prune" in plan.steps or "lowrank" in plan.steps,
+            "speeds_up": exported.speeds_up,
             "runtime": exported.runtime,
             "validation_accuracy": float(np.mean(validation == dataset.y_train[material.validation])),
             "accuracy": float(np.mean(test == dataset.y_test)),

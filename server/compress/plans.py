@@ -12,6 +12,7 @@ from common.errors import UsageError, unknown_name
 DEFAULT_GRID = (
     "bits=8",
     "bits=8,runtime=executorch",
+    "bits=4,storage=packed",
     "prune=0.3,bits=8",
     "prune=0.3,bits=8,runtime=executorch",
     "prune=0.5,bits=8",
@@ -20,6 +21,8 @@ DEFAULT_GRID = (
     "prune=0.7,bits=8,runtime=executorch",
     "lowrank=0.9,bits=8",
     "lowrank=0.9,bits=8,runtime=executorch",
+    "sparsify=0.9,bits=8,storage=packed",
+    "bits=1,qat=true,storage=packed",
 )
 
 
@@ -90,7 +93,8 @@ def name_plan(plan: CompressionPlan) -> str:
         parts.append(f"lowrank {plan.energy:g}" + (f" rank {plan.rank}" if plan.rank else ""))
     if plan.bits != 32:
         group = f"/{plan.group_size}" if plan.bits == 4 and plan.group_size != 32 else ""
-        parts.append(f"int{plan.bits}{group}" + (" qat" if plan.qat else ""))
+        bits = "1-bit" if plan.bits == 1 else f"int{plan.bits}"
+        parts.append(f"{bits}{group}" + (" qat" if plan.qat else ""))
     name = " + ".join(parts) or "fp32"
     return name + _unless(plan.storage, "plain", sign=", ") + _unless(plan.runtime, "onnx", sign=", ")
 

@@ -43,6 +43,7 @@ def test_names_of_the_grid_are_distinct_and_speak():
     names = [name_plan(parse(text)) for text in DEFAULT_GRID]
     assert len(set(names)) == len(DEFAULT_GRID)
     assert name_plan(parse("prune=0.5,bits=8,runtime=executorch")) == "prune 0.5 + int8, executorch"
+    assert name_plan(parse("bits=1,qat=true,storage=packed")) == "1-bit qat, packed"
     assert name_plan(parse("")) == "fp32"
 
 
