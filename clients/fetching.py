@@ -76,7 +76,7 @@ def fetch_shared(fetcher: Fetcher, source: fleet_pb2.LabelSource) -> Rows | None
     if not source.knowledge_digest:
         return None
     values = fetcher.fetch(source.knowledge_digest)
-    counts = np.array(source.knowledge_counts, np.int64)
+    counts = np.array(source.knowledge_counts, np.float64)
     if len(counts) != len(values):
         raise ExchangeError(f"expected a count for each of {len(values)} shared rows, got {len(counts)}")
     return Rows(np.array(values, np.float32), counts)

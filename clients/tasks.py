@@ -216,6 +216,7 @@ def _learn(
         labels=labels,
         shared=shared,
         own=read_rows(node.store.round_dir(task.shared_round)) if task.shared_round else None,
+        own_weight=task.shared_weight or 1.0,
         distillation=Distillation(
             get_loss(hyper.loss), hyper.temperature, hyper.distill_lambda, hyper.batch_size
         ),

@@ -62,6 +62,8 @@ class NodeState(BaseModel):
     base_round: int = 0
     shared_round: int = 0
     """Round whose array of this node is part of what is published; 0: none of its is."""
+    shared_weight: float = 1.0
+    """Weight of that array there; below 1 where it came late."""
     num_rounds: int = 0
     num_state_resets: int = 0
     arrays: list[str] = []

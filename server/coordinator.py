@@ -111,7 +111,7 @@ def _close_the_loop(run: Run, prepared: Prepared, strategy: FedDistill) -> None:
             strategy.truth, _ = judge_teacher(run, exchange, strategy.truth)
         _announce_labels(run, exchange)
         run.state.exchange |= exchange.remember()
-        uploads.forget(before_round=round_number)
+        uploads.forget(before_round=strategy.oldest_open_round(round_number))
         return exchange.publication, exchange.notes
 
     strategy.close_the_loop(receive, conclude)

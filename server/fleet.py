@@ -43,11 +43,21 @@ class Fleet:
         """Nodes that are not on the grid any more, as far as it was looked at."""
         self._names: dict[int, str] = {}
         self._on_drop = on_drop
+        self.keep_late: Callable[[int, str, Message], bool] | None = None
+        """Asked whether it takes an answer to a round that is over: round, node and answer."""
 
     def open_round(self, round_number: int) -> None:
-        """Lets this run's nodes upload for a round, and for no other any more."""
+        """Lets this run's nodes upload for a round, and for no other any more unless late ones are kept."""
         if self.guard is not None:
-            self.nonce = self.guard.open_round(round_number, self.flower_ids)
+            # Rounds whose answers may still be used stay open for the arrays that come with them.
+            pending = self.pending_rounds if self.keep_late is not None else []
+            oldest = min([round_number, *pending])
+            self.nonce = self.guard.open_round(round_number, self.flower_ids, keep_from=oldest)
+
+    @property
+    def pending_rounds(self) -> list[int]:
+        """Rounds of the messages that are not answered."""
+        return [number for number, _ in self.mailbox.pending.values()]
 
     def name(self, flower_id: int) -> str:
         """Gives our name of one of Flower's nodes."""
@@ -225,6 +235,8 @@ class Fleet:
         return enough()
 
     def drop_late(self, round_number: int, flower_id: int, reply: Message) -> None:
-        """Records an answer to a round that is over."""
+        """Records an answer to a round that is over, unless it is kept."""
+        if self.keep_late is not None and self.keep_late(round_number, self.name(flower_id), reply):
+            return
         detail = explain_error(reply)[1] if reply.has_error() else "its round was closed"
         self._on_drop(ReplyDropped(round_number, self.name(flower_id), "late", detail))

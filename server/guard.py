@@ -58,6 +58,6 @@ class Guard:
         if name != hello.node_id:
             raise AccessError(f"the certificate is that of {name!r}, the node calls itself {hello.node_id!r}")
 
-    def open_round(self, round_number: int, members: Collection[str]) -> bytes:
+    def open_round(self, round_number: int, members: Collection[str], *, keep_from: int) -> bytes:
         """Opens a round for the uploads of a run's nodes; see `server.labels.access.open_round`."""
-        return open_round(self._run_dir, self._run_id, round_number, members)
+        return open_round(self._run_dir, self._run_id, round_number, members, keep_from=keep_from)

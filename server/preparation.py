@@ -15,7 +15,7 @@ from common.files import atomic_path
 from common.losses import FEATURE_LOSSES, get_loss
 from common.models import measure_input
 from common.training import count_bytes, count_parameters, digest_weights, save_weights
-from server.aggregators import get_aggregator
+from server.aggregators import TAKES_WEIGHTS, get_aggregator
 from server.checkpoints import FederationState
 from server.encoding import encode_dataset
 from server.events import LabelsPublished, Observer, PhaseAdvanced, TeacherReady, Warned, timed_phase
@@ -71,6 +71,15 @@ def check_names(config: Config) -> None:
         raise ConfigError(
             f"distill.loss = {config.distill.loss} compares features with a teacher's, and the scheme"
             f" {config.federation.scheme} has no teacher; use one of {known}, or another loss"
+        )
+    if (
+        config.federation.staleness == "weigh"
+        and scheme.rows == "public"
+        and config.federation.aggregator not in TAKES_WEIGHTS
+    ):
+        raise ConfigError(
+            f"federation.staleness = weigh: the aggregator {config.federation.aggregator} counts every node"
+            f" alike; use one of {', '.join(sorted(TAKES_WEIGHTS))}, or staleness = drop"
         )
     if scheme.shares_architecture and "," in config.student.model:
         raise ConfigError(

@@ -42,10 +42,19 @@ from server.planner.planner import Planner
 from server.publication import Publication
 from server.replies import UnusedReplyError, collect, push, read_answer
 from server.reports import ReplyScore, account_traffic, announce_reply, score_reply
-from server.resting import record_failures, record_success
+from server.resting import record_failures
+from server.rounds import (
+    describe_round,
+    explain_failure,
+    explain_stop,
+    mark_answers,
+    mark_shared,
+    measure_gap,
+)
 from server.sampling import await_fleet, sample_nodes
 from server.schemes import Contribution
 from server.scoring import Truth
+from server.staleness import WEIGH, LateAnswers
 
 LOGGER = logging.getLogger("fedstill")
 Receive = Callable[[fleet_pb2.TaskResponse], Contribution]
@@ -100,6 +109,9 @@ class FedDistill(Strategy):
         self._num_wanted = 0
         self._num_rested: dict[str, int] = {}
         self._timed_out: list[str] = []
+        self._weighs_late = config.federation.staleness == WEIGH
+        self._node_deadline = 0.0 if self._weighs_late else config.federation.deadline_seconds
+        self._late = LateAnswers(exponent=config.federation.staleness_exponent)
 
     def close_the_loop(self, receive: Receive, conclude: Conclude) -> None:
         """Makes nodes send what they learned, and every round publish something new.
@@ -109,6 +121,13 @@ class FedDistill(Strategy):
             conclude: Turns a round's arrays into what the next round fetches, and notes on it.
         """
         self._receive, self._conclude = receive, conclude
+        if self._weighs_late:
+            self.fleet.keep_late = self._late.keep
+
+    def oldest_open_round(self, round_number: int) -> int:
+        """Says which round's answers are the oldest that may still be used when a round is concluded."""
+        pending = self.fleet.pending_rounds if self._weighs_late else []
+        return self._late.note_round(round_number, self.publication, pending=pending)
 
     def introduce(self, grid: Grid) -> None:
         """Waits until every node of the federation has said its name; see `Fleet.introduce`."""
@@ -146,15 +165,7 @@ class FedDistill(Strategy):
 
     def summary(self) -> None:
         """Logs what this strategy is set to."""
-        federation = self.config.federation
-        LOGGER.info(
-            "FedDistill: scheme %s, %d nodes, quorum %g, deadline %g s, %d steps a round",
-            federation.scheme,
-            federation.num_nodes,
-            federation.quorum,
-            federation.deadline_seconds,
-            self.num_steps,
-        )
+        LOGGER.info("FedDistill: %d steps a round, %s", self.num_steps, self.config.federation)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -174,7 +185,7 @@ class FedDistill(Strategy):
                 self.fleet.flower_ids[node_id],
                 "train",
                 # A task that still waits at the deadline is not worth beginning.
-                ttl=self.config.federation.deadline_seconds or None,
+                ttl=self._node_deadline or None,
                 group_id=str(server_round),
             )
             for node_id in sample.node_ids
@@ -187,10 +198,11 @@ class FedDistill(Strategy):
             round=round_number,
             base_round=node.base_round,
             shared_round=node.shared_round,
+            shared_weight=node.shared_weight,
             labels=self.planner.publication_of(node, self.publication).source(),
             plan=self.planner.plan(node),
             hyperparameters=plan_training(self.config, num_steps=self.num_steps),
-            deadline_seconds=self.config.federation.deadline_seconds,
+            deadline_seconds=self._node_deadline,
             seed=self.config.seed,
             input=self.publication.input(),
             wants_upload=self._wants_upload(round_number),
@@ -219,21 +231,25 @@ class FedDistill(Strategy):
                 response = read_answer(
                     reply, run_id=self.state.run_id, round_number=server_round, node_id=node_id
                 )
-                score = score_reply(response, self.truth, self._task(node_id, server_round))
-                if self._receive is not None and self._wants_upload(server_round):
-                    score = replace(score, contribution=self._receive(response))
+                score = self._score(response, self.publication)
             except (UnusedReplyError, ExchangeError) as error:
                 kind = error.kind if isinstance(error, UnusedReplyError) else "refused"
                 self._drop(ReplyDropped(server_round, node_id, kind, str(error)))
                 continue
-            node = self.state.nodes[node_id]
-            account_traffic(node, score, self.planner.publication_of(node, self.publication))
             self._scores.append(score)
-            self._observe(announce_reply(score, self.state.nodes[score.node_id]))
         if not self._scores:
             return None, None
         accuracy = float(np.mean([score.figures["accuracy"] for score in self._scores]))
         return None, MetricRecord({"accuracy_mean": accuracy, "num_replied": len(self._scores)})
+
+    def _score(self, response: fleet_pb2.TaskResponse, publication: Publication) -> ReplyScore:
+        node = self.state.nodes[response.node_id]
+        score = score_reply(response, self.truth, self._task(response.node_id, response.round))
+        if self._receive is not None and self._wants_upload(response.round):
+            score = replace(score, contribution=self._receive(response))
+        account_traffic(node, score, self.planner.publication_of(node, publication))
+        self._observe(announce_reply(score, node))
+        return score
 
     def _drop(self, event: ReplyDropped) -> None:
         if event.reason == "late":
@@ -288,8 +304,9 @@ class FedDistill(Strategy):
         while self.state.round < self._last_round and not self.state.stopped_because:
             metrics = self._run_round(grid, self.state.round + 1, timeout=timeout)
             result.train_metrics_clientapp[self.state.round] = metrics
-        if not self.state.stopped_because:
-            self.state.stopped_because = "the last round is over"
+        self.fleet.keep_late = None
+        self._late.drop_all(self._drop)
+        self.state.stopped_because = self.state.stopped_because or "the last round is over"
         return result
 
     def _run_round(self, grid: Grid, round_number: int, *, timeout: float | None) -> MetricRecord:
@@ -297,6 +314,7 @@ class FedDistill(Strategy):
         begin = time.monotonic()
         num_late = self.state.num_late
         messages = list(self.configure_train(round_number, ArrayRecord(), ConfigRecord(), grid))
+        self.oldest_open_round(round_number)
         num_needed = max(math.ceil(round(federation.quorum * self._num_wanted, 6)), federation.min_nodes)
         self._observe(PhaseStarted("round", len(messages), round_number, num_needed))
         sent = push(grid, self.fleet.mailbox, messages, round_number=round_number)
@@ -317,16 +335,10 @@ class FedDistill(Strategy):
         )
         _, metrics = self.aggregate_train(round_number, replies)
         if metrics is None or len(self._scores) < federation.min_nodes:
-            reasons = "; ".join(f"{drop.node_id}: {drop.detail}" for drop in self._dropped[:3])
-            raise RunError(
-                f"round {round_number}: {len(self._scores) or 'none'} of {len(sent)} nodes gave an answer"
-                " that can be used"
-                + (f" ({reasons})" if reasons else f" within {federation.deadline_seconds:g} s")
-                + (f"; federation.min_nodes is {federation.min_nodes}" if federation.min_nodes else "")
-                + "; mend the nodes and go on with --resume"
-            )
+            counts = {"num_good": len(self._scores), "num_sent": len(sent)}
+            raise RunError(explain_failure(round_number, self._dropped, federation, **counts))
         failures = {drop.node_id: drop.reason for drop in self._dropped}
-        if sum(not reply.has_error() for reply in replies) < num_needed:
+        if not self._weighs_late and sum(not reply.has_error() for reply in replies) < num_needed:
             # Only at the deadline: who is slower than a quorum has done nothing wrong.
             failures |= dict.fromkeys(self.fleet.list_silent(round_number), "timeout")
         self._timed_out = sorted(node_id for node_id, why in failures.items() if why == "timeout")
@@ -346,53 +358,41 @@ class FedDistill(Strategy):
         self, round_number: int, *, num_sampled: int, num_dropped: int, num_late: int, seconds: float
     ) -> None:
         scores = self._scores
-        gap = self._gap(scores)
+        late = self._late.take(round_number, self.state, scores, score=self._score, drop=self._drop)
+        gap = measure_gap(self.truth, scores)
         accuracy = float(np.mean([score.figures["accuracy"] for score in scores]))
-        for score in scores:
-            node = self.state.nodes[score.node_id]
-            node.base_round = round_number
-            node.num_rounds += 1
-            record_success(node)
-            node.family = score.figures["family"]
+        everyone = sorted([*scores, *late], key=lambda score: score.node_id)
+        mark_answers(self.state, everyone)
         self.state.round = round_number
         self.state.rounds.append(
-            {
-                "round": round_number,
-                "accuracy_mean": accuracy,
-                "num_sampled": num_sampled,
-                "num_replied": len(scores),
-                "num_dropped": num_dropped,
-                "num_late": num_late,
-                "num_rested": self._num_rested,
-                "label_set_id": self.publication.label_set_id or None,
-                "gap": gap,
-                "seconds": seconds,
-                "nodes": [self.state.nodes[score.node_id].report for score in scores],
-            }
+            describe_round(
+                self.state,
+                scores,
+                late,
+                round=round_number,
+                accuracy_mean=accuracy,
+                num_sampled=num_sampled,
+                num_dropped=num_dropped,
+                num_late=num_late,
+                num_rested=self._num_rested,
+                label_set_id=self.publication.label_set_id or None,
+                gap=gap,
+                seconds=seconds,
+            )
         )
-        if gap is not None and gap <= self.config.federation.target_gap:
-            near = f"within {self.config.federation.target_gap:g} of the teacher"
-            self.state.stopped_because = f"students are {near} on the validation part"
+        self.state.stopped_because = explain_stop(gap, target_gap=self.config.federation.target_gap)
         if self._conclude is not None and self._wants_upload(round_number):
-            contributions = [score.contribution for score in scores if score.contribution is not None]
+            contributions = [score.contribution for score in everyone if score.contribution is not None]
             self.publication, self.state.rounds[-1]["scheme"] = self._conclude(round_number, contributions)
-            shared = {contribution.node_id for contribution in contributions}
-            for node in self.state.nodes.values():
-                node.shared_round = round_number if node.node_id in shared else 0
+            mark_shared(self.state, everyone)
         rounds_left = 0 if self.state.stopped_because else self._last_round - round_number
         reported = [self.state.nodes[score.node_id] for score in scores]
         silent = [self.state.nodes[node_id] for node_id in self._timed_out]
         self.planner.close_round(reported, silent, self.publication, rounds_left=rounds_left)
         if self._commit is not None:
-            self._commit(self.state, scores)
+            self._commit(self.state, everyone)
         self._observe(
             RoundClosed(
                 round_number, accuracy, num_sampled, len(scores), num_dropped, seconds, gap, self._num_rested
             )
         )
-
-    def _gap(self, scores: list[ReplyScore]) -> float | None:
-        if self.truth.teacher_validation_accuracy is None:
-            return None
-        mean = float(np.mean([score.figures["validation_accuracy"] for score in scores]))
-        return self.truth.teacher_validation_accuracy - mean

@@ -15,10 +15,15 @@ from clients.schemes.by_class import fit_by_class, mean_by_class
 from clients.schemes.records import Lesson, Outcome, Rows
 from common.training import predict_logits
 
+# What rounding leaves of a sum of weights when all of them are taken out again.
+_NOBODY = 1e-9
+
 
 def learn_classwise(lesson: Lesson) -> Outcome:
     """Trains on private labels and on what the other nodes say of each class."""
-    targets = leave_one_out(lesson.shared, lesson.own) if lesson.shared is not None else None
+    targets = None
+    if lesson.shared is not None:
+        targets = leave_one_out(lesson.shared, lesson.own, weight=lesson.own_weight)
     distillation = lesson.distillation
 
     def forward(model: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -36,20 +41,22 @@ def learn_classwise(lesson: Lesson) -> Outcome:
     return Outcome(lesson.student, distance, private, upload)
 
 
-def leave_one_out(shared: Rows, own: Rows | None) -> Rows:
+def leave_one_out(shared: Rows, own: Rows | None, *, weight: float = 1.0) -> Rows:
     """Takes a node's own part out of the mean over nodes: Σ_{j≠i} z_j / (M−1).
 
     Args:
         shared: Mean over nodes (C, D) and how many nodes know each class.
         own: What this node contributed to it; None where it did not.
+        weight: Weight of `own` there; below 1 where it came late.
 
     Returns:
         Mean over the other nodes; rows that no other node knows have count 0.
     """
     if own is None:
         return shared
-    mine = (own.counts_R > 0).astype(np.int64)
-    others = np.maximum(shared.counts_R - mine, 0)
+    mine = (own.counts_R > 0) * weight
+    others = shared.counts_R - mine
+    others = np.where(others > _NOBODY, others, 0.0)
     totals = shared.values * shared.counts_R[:, None] - own.values * mine[:, None]
-    values = np.where(others[:, None] > 0, totals / np.maximum(others, 1)[:, None], 0.0)
+    values = np.where(others[:, None] > 0, totals / np.where(others > 0, others, 1)[:, None], 0.0)
     return Rows(values.astype(np.float32), others)

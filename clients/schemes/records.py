@@ -21,7 +21,7 @@ class Rows:
 
     `values` (R, D), float32, are logits on public samples (S, C), class means of logits
     (C, C) or of features (C, D), or weights (1, P). `counts_R` says how many samples, or
-    nodes, stand behind each row; 0 is a row that nobody knows.
+    nodes, stand behind each row, late ones for less than one; 0 is a row that nobody knows.
     """
 
     values: np.ndarray
@@ -44,6 +44,8 @@ class Lesson:
     """What all nodes together know, in the schemes without public samples."""
     own: Rows | None
     """What this node itself contributed to `shared`."""
+    own_weight: float
+    """Weight of that there: 1, or less where it came late."""
     distillation: Distillation
     optimisation: Optimisation
     num_steps: int

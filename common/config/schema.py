@@ -232,6 +232,14 @@ class FederationConfig(Section):
         description="ensemble, co-teaching: nodes withhold logits of public samples farther from their own"
         " data than this share of it is; 0: they send all",
     )
+    staleness: Literal["drop", "weigh"] = Field(
+        "drop",
+        description="answers to a round that is over are counted and dropped, or weigh less the older they"
+        " are; then no task is given up at the deadline",
+    )
+    staleness_exponent: float = Field(
+        0.5, ge=0, le=10, description="weigh: an answer that is n rounds late weighs (1 + n) to minus this"
+    )
     proximal_mu: float = Field(
         0.0, ge=0, le=1000, description="weights: FedProx's proximal term; 0 is FedAvg"
     )

@@ -29,6 +29,11 @@ AGGREGATORS: dict[str, Aggregator] = {
     "variance": variance_mean,
 }
 
+# Those in which a node can weigh less than another, for being late; the others count heads.
+TAKES_WEIGHTS = frozenset(
+    {"confidence", "count", "enhanced_era", "era", "mean", "mean_probability", "variance"}
+)
+
 
 def get_aggregator(name: str) -> Aggregator:
     """Looks an aggregator up.
@@ -43,6 +48,7 @@ def get_aggregator(name: str) -> Aggregator:
 
 __all__ = [
     "AGGREGATORS",
+    "TAKES_WEIGHTS",
     "Aggregated",
     "Aggregator",
     "AggregatorOptions",

@@ -30,6 +30,7 @@ class AggregatorOptions:
             each end, or dropped; the share of colluding nodes that they withstand.
         counts_N: `count`: private samples per node (N,), 0 or more.
         counts_NC: `count`: the same per class (N, C); goes before `counts_N`.
+        weights_N: Weights of the nodes (N,), above 0, in the aggregators that take any; None: all alike.
 
     Raises:
         ConfigError: A value is out of its range.
@@ -40,6 +41,12 @@ class AggregatorOptions:
     trim_ratio: float = 0.2
     counts_N: np.ndarray | None = None
     counts_NC: np.ndarray | None = None
+    weights_N: np.ndarray | None = None
+
+    def weigh(self, present_NB: Mask) -> Doubles:
+        """Gives the weight of each node at each sample (N, B), float64, 0 where it is absent."""
+        weights_NB: Doubles = present_NB.astype(np.float64)
+        return weights_NB if self.weights_N is None else weights_NB * self.weights_N[:, None]
 
     def __post_init__(self) -> None:
         if not 0 < self.temperature < 1:

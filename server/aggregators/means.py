@@ -22,7 +22,7 @@ def mean_logits(logits_NSC: Logits, *, present_NS: Mask, options: AggregatorOpti
     Args:
         logits_NSC: Logits (N, S, C), float32.
         present_NS: Which node answered which sample, bool (N, S).
-        options: Not used.
+        options: Weights of the nodes, if any.
 
     Returns:
         The mean logits. One node can move them as far as it likes.
@@ -30,10 +30,10 @@ def mean_logits(logits_NSC: Logits, *, present_NS: Mask, options: AggregatorOpti
     Reference:
         Li, Wang 2019, "FedMD", arXiv:1910.03581.
     """
-    del options
 
     def rule(logits_NBC: Doubles, present_NB: Mask) -> Doubles:
-        mean: Doubles = logits_NBC.sum(axis=0) / present_NB.sum(axis=0)[:, None]
+        weights_NB = options.weigh(present_NB)
+        mean: Doubles = (logits_NBC * weights_NB[..., None]).sum(axis=0) / weights_NB.sum(axis=0)[:, None]
         return mean
 
     return aggregate_samples(logits_NSC, present_NS, rule)
@@ -45,7 +45,7 @@ def mean_probability(logits_NSC: Logits, *, present_NS: Mask, options: Aggregato
     Args:
         logits_NSC: Logits (N, S, C), float32.
         present_NS: Which node answered which sample, bool (N, S).
-        options: Not used.
+        options: Weights of the nodes, if any.
 
     Returns:
         log p̄. One node of n moves p̄ by 1/n at most.
@@ -54,8 +54,11 @@ def mean_probability(logits_NSC: Logits, *, present_NS: Mask, options: Aggregato
         Itahara, Nishio, Koda, Morikura, Yamamoto 2020, "Distillation-Based Semi-Supervised
         Federated Learning", arXiv:2008.06180 (its simple aggregation).
     """
-    del options
-    return aggregate_samples(logits_NSC, present_NS, _log_mean_probability)
+
+    def rule(logits_NBC: Doubles, present_NB: Mask) -> Doubles:
+        return _log_mean_probability(logits_NBC, options.weigh(present_NB))
+
+    return aggregate_samples(logits_NSC, present_NS, rule)
 
 
 def entropy_reduction(logits_NSC: Logits, *, present_NS: Mask, options: AggregatorOptions) -> Aggregated:
@@ -75,7 +78,8 @@ def entropy_reduction(logits_NSC: Logits, *, present_NS: Mask, options: Aggregat
     """
 
     def rule(logits_NBC: Doubles, present_NB: Mask) -> Doubles:
-        return log_softmax(np.exp(_log_mean_probability(logits_NBC, present_NB)) / options.temperature)
+        log_BC = _log_mean_probability(logits_NBC, options.weigh(present_NB))
+        return log_softmax(np.exp(log_BC) / options.temperature)
 
     return aggregate_samples(logits_NSC, present_NS, rule)
 
@@ -99,10 +103,10 @@ def enhanced_entropy_reduction(
     """
 
     def rule(logits_NBC: Doubles, present_NB: Mask) -> Doubles:
-        return log_softmax(options.exponent * _log_mean_probability(logits_NBC, present_NB))
+        return log_softmax(options.exponent * _log_mean_probability(logits_NBC, options.weigh(present_NB)))
 
     return aggregate_samples(logits_NSC, present_NS, rule)
 
 
-def _log_mean_probability(logits_NBC: Doubles, present_NB: Mask) -> Doubles:
-    return log_mean(log_softmax(logits_NBC), present_NB[..., None].astype(np.float64))
+def _log_mean_probability(logits_NBC: Doubles, weights_NB: Doubles) -> Doubles:
+    return log_mean(log_softmax(logits_NBC), weights_NB[..., None])

@@ -32,7 +32,7 @@ def confidence_mean(logits_NSC: Logits, *, present_NS: Mask, options: Aggregator
     Args:
         logits_NSC: Logits (N, S, C), float32.
         present_NS: Which node answered which sample, bool (N, S).
-        options: Not used.
+        options: Weights of the nodes, if any.
 
     Returns:
         Log-probabilities.
@@ -42,12 +42,13 @@ def confidence_mean(logits_NSC: Logits, *, present_NS: Mask, options: Aggregator
         Federated Learning", arXiv:2509.15147, studies weights by uncertainty. Here H is
         .1·ln C at least, so that a node that is certain does not silence the rest.
     """
-    del options
 
     def rule(logits_NBC: Doubles, present_NB: Mask) -> Doubles:
         log_NBC = log_softmax(logits_NBC)
         entropy_NB = -(np.exp(log_NBC) * log_NBC).sum(axis=-1)
-        weights_NB = present_NB / np.maximum(entropy_NB, _LEAST_ENTROPY * math.log(logits_NBC.shape[-1]))
+        weights_NB = options.weigh(present_NB) / np.maximum(
+            entropy_NB, _LEAST_ENTROPY * math.log(logits_NBC.shape[-1])
+        )
         return log_mean(log_NBC, weights_NB[..., None])
 
     return aggregate_samples(logits_NSC, present_NS, rule)
@@ -59,7 +60,7 @@ def variance_mean(logits_NSC: Logits, *, present_NS: Mask, options: AggregatorOp
     Args:
         logits_NSC: Logits (N, S, C), float32.
         present_NS: Which node answered which sample, bool (N, S).
-        options: Not used.
+        options: Weights of the nodes, if any.
 
     Returns:
         The weighted mean logits; the plain mean where no node prefers any class.
@@ -68,10 +69,10 @@ def variance_mean(logits_NSC: Logits, *, present_NS: Mask, options: AggregatorOp
         Cho, Manoel, Joshi, Sim, Dimitriadis 2022, "Heterogeneous Ensemble Knowledge Transfer
         for Training Large Models in Federated Learning" (Fed-ET), arXiv:2204.12703.
     """
-    del options
 
     def rule(logits_NBC: Doubles, present_NB: Mask) -> Doubles:
-        weights_NB = _or_equal(logits_NBC.var(axis=-1) * present_NB, present_NB)
+        present_weights_NB = options.weigh(present_NB)
+        weights_NB = _or_equal(logits_NBC.var(axis=-1) * present_weights_NB, present_weights_NB)
         mean: Doubles = (logits_NBC * (weights_NB / weights_NB.sum(axis=0))[..., None]).sum(axis=0)
         return mean
 
@@ -104,7 +105,7 @@ def count_mean(logits_NSC: Logits, *, present_NS: Mask, options: AggregatorOptio
     counts_N1X = counts_NX.astype(np.float64).reshape(num_nodes, 1, *(expected[1:] or (1,)))
 
     def rule(logits_NBC: Doubles, present_NB: Mask) -> Doubles:
-        present_NB1 = present_NB[..., None]
+        present_NB1 = options.weigh(present_NB)[..., None]
         return log_softmax(
             log_mean(log_softmax(logits_NBC), _or_equal(counts_N1X * present_NB1, present_NB1))
         )
@@ -112,5 +113,5 @@ def count_mean(logits_NSC: Logits, *, present_NS: Mask, options: AggregatorOptio
     return aggregate_samples(logits_NSC, present_NS, rule)
 
 
-def _or_equal(weights: Doubles, present: Mask) -> Doubles:
-    return np.where(weights.sum(axis=0) > 0, weights, present.astype(np.float64))
+def _or_equal(weights: Doubles, present: Doubles) -> Doubles:
+    return np.where(weights.sum(axis=0) > 0, weights, present)

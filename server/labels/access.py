@@ -10,7 +10,7 @@ import hmac
 import json
 import secrets
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,30 +31,52 @@ class RunAccess:
     Attributes:
         run_id: The run.
         members: Nodes that belong to it.
-        round: The only round that uploads are taken for.
+        round: The round that uploads are taken for.
         nonce: Random bytes that only this round's tasks carry.
+        earlier: The same of older rounds whose answers may still be used, by round.
     """
 
     run_id: str
     members: frozenset[str]
     round: int
     nonce: bytes
+    earlier: Mapping[int, bytes]
 
 
-def open_round(run_dir: Path, run_id: str, round_number: int, members: Collection[str]) -> bytes:
-    """Opens a round for uploads and closes the one before.
+def open_round(
+    run_dir: Path,
+    run_id: str,
+    round_number: int,
+    members: Collection[str],
+    *,
+    keep_from: int | None = None,
+) -> bytes:
+    """Opens a round for uploads and closes those before.
 
     Args:
         run_dir: The run folder.
         run_id: The run.
         round_number: The round; after the last one, that one again for the artefacts.
         members: Nodes that belong to the run.
+        keep_from: The oldest round that stays open beside; None closes them all.
 
     Returns:
         The nonce for the round's tasks.
     """
     nonce = secrets.token_bytes(NONCE_BYTES)
-    content = {"run_id": run_id, "round": round_number, "nonce": nonce.hex(), "members": sorted(members)}
+    before = read_access(run_dir / ACCESS_FILE) if keep_from is not None else None
+    earlier = {**before.earlier, before.round: before.nonce} if before and before.run_id == run_id else {}
+    content = {
+        "run_id": run_id,
+        "round": round_number,
+        "nonce": nonce.hex(),
+        "members": sorted(members),
+        "earlier": {
+            str(number): old.hex()
+            for number, old in earlier.items()
+            if keep_from is not None and keep_from <= number < round_number
+        },
+    }
     # Who reads the file could upload in a plaintext federation: it is its owner's alone.
     write_text_atomically(run_dir / ACCESS_FILE, json.dumps(content), mode=0o600)
     return nonce
@@ -71,6 +93,7 @@ def read_access(path: Path) -> RunAccess | None:
         frozenset(content["members"]),
         content["round"],
         bytes.fromhex(content["nonce"]),
+        {int(number): bytes.fromhex(old) for number, old in content.get("earlier", {}).items()},
     )
 
 
@@ -137,15 +160,15 @@ class Doorkeeper:
         access = self._read_access() if self._access_file is not None else None
         if access is None:
             return
-        if round_number is not None and round_number != access.round:
+        wanted = access.round if round_number is None else round_number
+        expected = access.nonce if wanted == access.round else access.earlier.get(wanted)
+        if expected is None:
             raise AccessError(
                 f"upload for round {round_number}, but round {access.round} is open: it comes late or is"
                 " replayed"
             )
-        if not hmac.compare_digest(nonce, access.nonce):
-            raise AccessError(
-                f"the upload answers no task of round {access.round}: it comes late or is replayed"
-            )
+        if not hmac.compare_digest(nonce, expected):
+            raise AccessError(f"the upload answers no task of round {wanted}: it comes late or is replayed")
 
     def _read_access(self) -> RunAccess | None:
         assert self._access_file is not None

@@ -13,9 +13,9 @@ from server.schemes.records import Contribution
 
 
 def average_class_means(exchange: Exchange, contributions: list[Contribution]) -> None:
-    """Averages over the nodes that know a class, each counting once, and publishes the means."""
-    known_NC = np.stack([contribution.counts_R > 0 for contribution in contributions])
+    """Averages over the nodes that know a class, each counting once unless late, and publishes the means."""
+    known_NC = np.stack([(item.counts_R > 0) * item.weight for item in contributions])
     values_NCD = np.stack([contribution.values for contribution in contributions]).astype(np.float64)
     num_nodes_C = known_NC.sum(axis=0)
     totals = (values_NCD * known_NC[:, :, None]).sum(axis=0)
-    exchange.publish_rows(totals / np.maximum(num_nodes_C, 1)[:, None], num_nodes_C)
+    exchange.publish_rows(totals / np.where(num_nodes_C > 0, num_nodes_C, 1)[:, None], num_nodes_C)

@@ -47,6 +47,7 @@ def aggregate_logits(exchange: Exchange, contributions: list[Contribution]) -> n
             exponent=federation.aggregator_exponent,
             trim_ratio=federation.aggregator_trim_ratio,
             counts_N=np.array([item.counts_R.sum() for item in contributions]),
+            weights_N=np.array([item.weight for item in contributions]),
         ),
     )
     if aggregated.covered_S.all():

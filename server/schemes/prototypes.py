@@ -25,11 +25,11 @@ def average_prototypes(exchange: Exchange, contributions: list[Contribution]) ->
             f"prototypes need students with equally many features: {one} has {small}, {other} has {large};"
             " choose a student.model list whose last layers are equally wide"
         )
-    counts_NC = np.stack([contribution.counts_R for contribution in contributions])
+    counts_NC = np.stack([item.counts_R * item.weight for item in contributions])
     values_NCD = np.stack([contribution.values for contribution in contributions]).astype(np.float64)
     counts_C = counts_NC.sum(axis=0)
     totals = (values_NCD * counts_NC[:, :, None]).sum(axis=0)
-    exchange.publish_rows(totals / np.maximum(counts_C, 1)[:, None], counts_C)
+    exchange.publish_rows(totals / np.where(counts_C > 0, counts_C, 1)[:, None], counts_C)
 
 
 def _size(item: tuple[str, int]) -> int:

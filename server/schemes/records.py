@@ -21,6 +21,8 @@ class Contribution:
     """Private samples behind each row, where rows are classes; else the node's samples in all."""
     num_bytes: int = 0
     """What sending it takes: manifest and chunks."""
+    weight: float = 1.0
+    """Below 1 where it answers an older round."""
 
 
 Conclude = Callable[[Exchange, list[Contribution]], None]

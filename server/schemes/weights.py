@@ -19,7 +19,9 @@ def average_weights(exchange: Exchange, contributions: list[Contribution]) -> No
         RecordDict(
             {
                 "weights": ArrayRecord({"row": Array(contribution.values[0].astype(np.float64))}),
-                "samples": MetricRecord({"num_samples": float(contribution.counts_R.sum())}),
+                "samples": MetricRecord(
+                    {"num_samples": float(contribution.counts_R.sum() * contribution.weight)}
+                ),
             }
         )
         for contribution in contributions

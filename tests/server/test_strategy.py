@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from server.events import Event, NodeReported, ReplyDropped, RoundClosed
 from server.grids import LocalGrid
 from server.publication import Publication
 from server.sampling import list_free
+from server.schemes import Contribution
 from server.scoring import Truth
 from server.strategy import FedDistill
 
@@ -309,3 +311,54 @@ def test_it_runs_in_the_loop_of_flowers_own_strategy(tmp_path: Path) -> None:
     assert arrays is None
     assert metrics is not None
     assert metrics["num_replied"] == 4
+
+
+def test_late_answers_weigh_less_where_that_is_wanted() -> None:
+    strategy, grid, events = federate(
+        answering_app(),
+        "federation.quorum=0.5",
+        "federation.num_rounds=4",
+        "federation.staleness=weigh",
+    )
+    concluded: list[list[tuple[str, float]]] = []
+
+    def receive(response: fleet_pb2.TaskResponse) -> Contribution:
+        return Contribution(response.node_id, np.zeros((1, 1)), np.ones(1))
+
+    def conclude(round_number: int, contributions: list[Contribution]) -> tuple[Publication, dict[str, Any]]:
+        strategy.oldest_open_round(round_number)
+        concluded.append([(item.node_id, item.weight) for item in contributions])
+        return strategy.publication, {}
+
+    strategy.close_the_loop(receive, conclude)
+    strategy.start(grid)
+    # Two of four close round 1; the others' answers come while round 2 waits, one round late.
+    assert [weight for _, weight in concluded[0]] == [1, 1]
+    late = [node for node, weight in concluded[1] if weight == 2**-0.5]
+    assert len(late) == 2
+    assert not set(late) & {node for node, _ in concluded[0]}
+    assert concluded[1] == sorted(concluded[1])
+    line = strategy.state.rounds[1]
+    assert line["weighed_rounds"] == dict.fromkeys(late, 1)
+    assert line["num_replied"] + 2 == len(concluded[1])
+    # Nobody's answer is lost or counted twice: all that was not concluded was dropped as late.
+    reported = [(event.round, event.node_id) for event in events if isinstance(event, NodeReported)]
+    assert len(reported) == len(set(reported))
+    assert strategy.state.nodes[late[0]].num_rounds == sum(node == late[0] for _, node in reported)
+
+
+def test_tasks_whose_answers_may_come_late_have_no_deadline() -> None:
+    seen = []
+
+    def look(response: fleet_pb2.TaskResponse, task: fleet_pb2.TaskRequest) -> None:
+        seen.append(task.deadline_seconds)
+
+    for policy in ("drop", "weigh"):
+        strategy, grid, _ = federate(
+            answering_app(look),
+            f"federation.staleness={policy}",
+            "federation.deadline_seconds=30",
+            "federation.num_rounds=1",
+        )
+        strategy.start(grid)
+    assert seen == [30.0] * 4 + [0.0] * 4

@@ -203,7 +203,7 @@ class Hyperparameters(_message.Message):
     def __init__(self, scheme: _Optional[str] = ..., loss: _Optional[str] = ..., temperature: _Optional[float] = ..., distill_lambda: _Optional[float] = ..., num_steps: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., proximal_mu: _Optional[float] = ..., feature_weight: _Optional[float] = ...) -> None: ...
 
 class TaskRequest(_message.Message):
-    __slots__ = ("run_id", "round", "base_round", "labels", "plan", "hyperparameters", "deadline_seconds", "seed", "input", "wants_upload", "shared_round", "upload_codec", "starts_anew", "wants_latency", "upload_nonce")
+    __slots__ = ("run_id", "round", "base_round", "labels", "plan", "hyperparameters", "deadline_seconds", "seed", "input", "wants_upload", "shared_round", "shared_weight", "upload_codec", "starts_anew", "wants_latency", "upload_nonce")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     BASE_ROUND_FIELD_NUMBER: _ClassVar[int]
@@ -215,6 +215,7 @@ class TaskRequest(_message.Message):
     INPUT_FIELD_NUMBER: _ClassVar[int]
     WANTS_UPLOAD_FIELD_NUMBER: _ClassVar[int]
     SHARED_ROUND_FIELD_NUMBER: _ClassVar[int]
+    SHARED_WEIGHT_FIELD_NUMBER: _ClassVar[int]
     UPLOAD_CODEC_FIELD_NUMBER: _ClassVar[int]
     STARTS_ANEW_FIELD_NUMBER: _ClassVar[int]
     WANTS_LATENCY_FIELD_NUMBER: _ClassVar[int]
@@ -230,11 +231,12 @@ class TaskRequest(_message.Message):
     input: InputSpec
     wants_upload: bool
     shared_round: int
+    shared_weight: float
     upload_codec: str
     starts_anew: bool
     wants_latency: bool
     upload_nonce: bytes
-    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., base_round: _Optional[int] = ..., labels: _Optional[_Union[LabelSource, _Mapping]] = ..., plan: _Optional[_Union[StudentPlan, _Mapping]] = ..., hyperparameters: _Optional[_Union[Hyperparameters, _Mapping]] = ..., deadline_seconds: _Optional[float] = ..., seed: _Optional[int] = ..., input: _Optional[_Union[InputSpec, _Mapping]] = ..., wants_upload: _Optional[bool] = ..., shared_round: _Optional[int] = ..., upload_codec: _Optional[str] = ..., starts_anew: _Optional[bool] = ..., wants_latency: _Optional[bool] = ..., upload_nonce: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., base_round: _Optional[int] = ..., labels: _Optional[_Union[LabelSource, _Mapping]] = ..., plan: _Optional[_Union[StudentPlan, _Mapping]] = ..., hyperparameters: _Optional[_Union[Hyperparameters, _Mapping]] = ..., deadline_seconds: _Optional[float] = ..., seed: _Optional[int] = ..., input: _Optional[_Union[InputSpec, _Mapping]] = ..., wants_upload: _Optional[bool] = ..., shared_round: _Optional[int] = ..., shared_weight: _Optional[float] = ..., upload_codec: _Optional[str] = ..., starts_anew: _Optional[bool] = ..., wants_latency: _Optional[bool] = ..., upload_nonce: _Optional[bytes] = ...) -> None: ...
 
 class Predictions(_message.Message):
     __slots__ = ("classes", "confidences")

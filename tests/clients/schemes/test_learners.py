@@ -45,6 +45,7 @@ def a_lesson(**changes: object) -> Lesson:
         labels=SoftLabels(X[36:], (np.eye(NUM_CLASSES, dtype=np.float32) * 8)[Y[36:]]),
         shared=None,
         own=None,
+        own_weight=1.0,
         distillation=Distillation(get_loss("kl"), 4.0, 0.5, 8),
         optimisation=Optimisation(1e-2, 0.0),
         num_steps=40,
@@ -243,3 +244,12 @@ def test_selective_nodes_speak_of_what_resembles_their_own_data(name: str) -> No
     shared = chosen.counts_R > 0
     assert 0 < shared.sum() < len(shared)
     assert (Y[36:][shared] == 0).mean() > (Y[36:] == 0).mean()
+
+
+def test_a_late_contribution_is_taken_out_with_its_weight() -> None:
+    # Node 0 knows 4 at weight ½, node 1 says 1 at weight 1: the mean is (2 + 1) / 1.5 = 2.
+    shared = Rows(np.array([[2.0], [4.0]], np.float32), np.array([1.5, 0.5]))
+    own = Rows(np.array([[4.0], [4.0]], np.float32), np.array([3, 3]))
+    others = leave_one_out(shared, own, weight=0.5)
+    np.testing.assert_allclose(others.values, [[1.0], [0.0]])
+    np.testing.assert_allclose(others.counts_R, [1.0, 0.0])

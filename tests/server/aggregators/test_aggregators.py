@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from common.errors import ConfigError
-from server.aggregators import AGGREGATORS, AggregatorOptions, aggregator, get_aggregator
+from server.aggregators import AGGREGATORS, TAKES_WEIGHTS, AggregatorOptions, aggregator, get_aggregator
 
 every_aggregator = pytest.mark.parametrize("name", sorted(AGGREGATORS))
 SHARPENERS = {"era", "enhanced_era"}
@@ -353,3 +353,33 @@ def test_count_without_counts_is_refused():
 def test_counts_of_other_nodes_are_refused():
     with pytest.raises(ConfigError, match=r"of shape \(7, 5\), got shape \(7, 4\)"):
         aggregate("count", draw_logits(0), counts_NC=np.ones((7, 4)))
+
+
+def spread_logits(seed, num_nodes=3):
+    return np.random.default_rng(seed).normal(0, 3, (num_nodes, 7, 4)).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", sorted(TAKES_WEIGHTS))
+def test_a_node_of_weight_2_counts_as_two_nodes(name):
+    logits = spread_logits(1)
+    counts = np.ones(3)
+    weighted = AGGREGATORS[name](
+        logits,
+        present_NS=np.ones((3, 7), bool),
+        options=AggregatorOptions(counts_N=counts, weights_N=np.array([1.0, 2.0, 1.0])),
+    )
+    doubled = AGGREGATORS[name](
+        logits[[0, 1, 1, 2]],
+        present_NS=np.ones((4, 7), bool),
+        options=AggregatorOptions(counts_N=np.ones(4)),
+    )
+    np.testing.assert_allclose(weighted.logits_SC, doubled.logits_SC, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(AGGREGATORS))
+def test_equal_weights_change_nothing(name):
+    logits, present = spread_logits(2), np.ones((3, 7), bool)
+    plain = AGGREGATORS[name](logits, present_NS=present, options=AggregatorOptions(counts_N=np.ones(3)))
+    options = AggregatorOptions(counts_N=np.ones(3), weights_N=np.full(3, 0.25))
+    weighted = AGGREGATORS[name](logits, present_NS=present, options=options)
+    np.testing.assert_allclose(weighted.logits_SC, plain.logits_SC, rtol=1e-5, atol=1e-5)

@@ -144,6 +144,19 @@ def test_an_upload_of_a_closed_round_is_refused(federation, kitchen):
         federation.upload(kitchen, nonce, node_id="kitchen")
 
 
+def test_a_round_that_is_kept_open_takes_what_answers_its_own_task(federation, kitchen):
+    old = federation.open_round(1, "kitchen")
+    folder = federation.folder / "run"
+    for number in (2, 3):
+        open_round(folder, "run-1", number, ["kitchen"], keep_from=1)
+    federation.upload(kitchen, old, node_id="kitchen")
+    with pytest.raises(AccessError, match="answers no task of round 2"):
+        federation.upload(kitchen, old, node_id="kitchen", round_number=2)
+    open_round(folder, "run-1", 4, ["kitchen"], keep_from=2)
+    with pytest.raises(AccessError, match="upload for round 1, but round 4 is open"):
+        federation.upload(kitchen, old, node_id="kitchen")
+
+
 def test_what_answered_another_rounds_task_is_refused(federation, kitchen):
     old = federation.open_round(1, "kitchen")
     federation.open_round(2, "kitchen")

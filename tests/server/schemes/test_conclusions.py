@@ -231,3 +231,19 @@ def test_answer_without_an_array_is_refused(exchange: Exchange) -> None:
 def test_configuration_knows_every_scheme(tmp_path: Path) -> None:
     description = Config.model_fields["federation"].annotation.model_fields["scheme"].description  # type: ignore[union-attr]
     assert all(name in str(description) for name in SCHEMES)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "expected", "counts"),
+    [("classwise", [[3.0]], (1.5,)), ("prototypes", [[3.5]], (4.0,)), ("weights", [[3.5]], (6.0,))],
+)
+def test_late_contributions_weigh_less(
+    scheme: str, expected: list[list[float]], counts: tuple[float, ...], exchange: Exchange
+) -> None:
+    # At weights 1 and ½: classwise counts nodes, (2 + 5·½) / 1.5; the others count samples, of
+    # which there are 2 and 4·½, (2·2 + 5·2) / 4.
+    early = contribution("node-0000", [[2.0]], [2])
+    late = dataclasses.replace(contribution("node-0001", [[5.0]], [4]), weight=0.5)
+    SCHEMES[scheme].conclude(exchange, [early, late])  # type: ignore[misc]
+    np.testing.assert_allclose(published_rows(exchange), expected)
+    assert exchange.publication.knowledge_counts == counts

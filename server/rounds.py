@@ -1,0 +1,90 @@
+"""What a round leaves behind: its line in `rounds.jsonl`, and what its nodes are known for from then on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from common.config import FederationConfig
+from server.checkpoints import FederationState
+from server.events import ReplyDropped
+from server.reports import ReplyScore
+from server.resting import record_success
+from server.scoring import Truth
+
+
+def mark_answers(state: FederationState, scores: Sequence[ReplyScore]) -> None:
+    """Makes the students of accepted answers those that their nodes go on from."""
+    for score in scores:
+        node = state.nodes[score.node_id]
+        node.base_round = score.round
+        node.num_rounds += 1
+        record_success(node)
+        node.family = score.figures["family"]
+
+
+def mark_shared(state: FederationState, scores: Sequence[ReplyScore]) -> None:
+    """Remembers whose arrays are part of what the next round fetches, and how much each weighs."""
+    for node in state.nodes.values():
+        node.shared_round, node.shared_weight = 0, 1.0
+    for score in scores:
+        if score.contribution is not None:
+            node = state.nodes[score.node_id]
+            node.shared_round, node.shared_weight = score.round, score.contribution.weight
+
+
+def describe_round(
+    state: FederationState, scores: Sequence[ReplyScore], late: Sequence[ReplyScore], **figures: Any
+) -> dict[str, Any]:
+    """Writes a round's line.
+
+    Args:
+        state: The run's state; its nodes are marked already.
+        scores: Answers in time, sorted by node.
+        late: Answers to older rounds that were mixed in.
+        figures: All that is said of the round as a whole.
+
+    Returns:
+        The line.
+    """
+    return figures | {
+        "num_replied": len(scores),
+        "num_weighed": len(late),
+        "weighed_rounds": {score.node_id: score.round for score in late},
+        "nodes": [state.nodes[score.node_id].report for score in scores],
+    }
+
+
+def explain_failure(
+    round_number: int,
+    dropped: Sequence[ReplyDropped],
+    federation: FederationConfig,
+    *,
+    num_good: int,
+    num_sent: int,
+) -> str:
+    """Says why a round has too few answers, and what to do."""
+    reasons = "; ".join(f"{drop.node_id}: {drop.detail}" for drop in dropped[:3])
+    return (
+        f"round {round_number}: {num_good or 'none'} of {num_sent} nodes gave an answer that can be used"
+        + (f" ({reasons})" if reasons else f" within {federation.deadline_seconds:g} s")
+        + (f"; federation.min_nodes is {federation.min_nodes}" if federation.min_nodes else "")
+        + "; mend the nodes and go on with --resume"
+    )
+
+
+def measure_gap(truth: Truth, scores: Sequence[ReplyScore]) -> float | None:
+    """Measures how far students are behind the teacher on the validation part; None without a teacher."""
+    if truth.teacher_validation_accuracy is None:
+        return None
+    mean = float(np.mean([score.figures["validation_accuracy"] for score in scores]))
+    return truth.teacher_validation_accuracy - mean
+
+
+def explain_stop(gap: float | None, *, target_gap: float) -> str:
+    """Says why a run stops before its last round; empty where it goes on."""
+    if gap is None or gap > target_gap:
+        return ""
+    return f"students are within {target_gap:g} of the teacher on the validation part"
