@@ -36,7 +36,7 @@ def test_older_answers_never_weigh_more(age: int, exponent: float) -> None:
 
 
 def test_golden_weight() -> None:
-    assert weigh_age(5, exponent=0.7) == pytest.approx(0.2852949655, rel=1e-8)
+    assert weigh_age(5, exponent=0.7) == pytest.approx(0.28529497656828423, rel=1e-12)
 
 
 @pytest.fixture(autouse=True)
