@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from clients.choice import choice_to_proto, read_choice, write_choice
 from clients.distil import Distillation, SoftLabels, train_alone
 from clients.fetching import Fetcher, NodeContext, fetch_labels, fetch_shared
 from clients.labels import upload_array
 from clients.node_store import read_rows, write_rows
 from clients.private import LabelledSamples, check_private, encode_private
-from clients.schemes import Lesson, Outcome, Rows, get_learner
+from clients.schemes import Lesson, Outcome, Rows, get_learner, settle
 from common.artefact import collect_files, digest_files, read_costs, write_artefact
 from common.compressors.exporting import ExportedModel
 from common.compressors.recovery import Recovery, make_recovery
@@ -143,6 +144,8 @@ def run_task(node: NodeContext, task: fleet_pb2.TaskRequest) -> fleet_pb2.TaskRe
         save_weights(student, folder / "student.safetensors")
         if outcome.upload is not None:
             write_rows(folder, outcome.upload)
+        if outcome.choice is not None:
+            write_choice(folder, outcome.choice)
         files = collect_files(exported.model.files, encoder=encoder)
         artefact_bytes = write_artefact(folder / "artefact", files, manifest)
     reply.run_id, reply.round, reply.node_id = task.run_id, task.round, node_id
@@ -157,6 +160,8 @@ def run_task(node: NodeContext, task: fleet_pb2.TaskRequest) -> fleet_pb2.TaskRe
     reply.artefact_digest = digest_files(files)
     reply.num_steps = task.hyperparameters.num_steps
     reply.host = socket.gethostname()
+    if outcome.choice is not None:
+        reply.choice.CopyFrom(choice_to_proto(outcome.choice))
     if outcome.upload is not None:
         _send(node, task, outcome.upload, reply)
     return reply
@@ -228,9 +233,13 @@ def _learn(
         rng=stream(task.seed, "student-batches", node=node_id, round_number=task.round),
         on_step=give_up,
         recovery=recovery,
+        is_adaptive=hyper.mode == "auto",
+        remembered=read_choice(node.store.round_dir(task.base_round)) if task.base_round else None,
     )
     with deterministic(torch_seed, num_threads=node.config.federation.threads_per_node):
-        return get_learner(hyper.scheme)(lesson)
+        outcome = get_learner(hyper.scheme)(lesson)
+        settle(lesson, outcome)
+    return outcome
 
 
 def _make_recovery(

@@ -93,6 +93,9 @@ class NodeReported:
     distillation_loss: float | None = None
     private_loss: float | None = None
     state_reset: bool = False
+    temperature: float | None = None
+    """As the node chose it, as λ; None where it chose nothing."""
+    distill_lambda: float | None = None
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import numpy as np
 from common.wire import predictions_from_proto
 from protos.fedstill.v1 import fleet_pb2
 from server.checkpoints import NodeState
+from server.choices import describe_choice
 from server.events import NodeReported
 from server.publication import Publication
 from server.schemes import Contribution
@@ -92,6 +93,7 @@ def score_reply(response: fleet_pb2.TaskResponse, truth: Truth, task: fleet_pb2.
         "latency_seconds_batch1": response.latency_seconds_batch1 or None,
         "fp32_latency_seconds_batch1": response.fp32_latency_seconds_batch1 or None,
         "state_reset": response.state_reset,
+        "choice": describe_choice(response),
         "wire_bytes": response.wire_bytes_down,
         "phase_seconds": {
             "fetch": seconds.fetch,
@@ -219,6 +221,7 @@ def _count_once(node: NodeState, digests: list[bytes], publication: Publication)
 def announce_reply(score: ReplyScore, node: NodeState) -> NodeReported:
     """Says of an accepted answer what observers want to know; its traffic is accounted for already."""
     figures = score.figures
+    choice = figures["choice"] or {}
     return NodeReported(
         round=score.round,
         node_id=score.node_id,
@@ -238,4 +241,6 @@ def announce_reply(score: ReplyScore, node: NodeState) -> NodeReported:
         distillation_loss=figures["distillation_loss"],
         private_loss=figures["private_loss"],
         state_reset=figures["state_reset"],
+        temperature=choice.get("temperature"),
+        distill_lambda=choice.get("lambda"),
     )

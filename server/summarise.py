@@ -14,7 +14,9 @@ import numpy as np
 from common.config import Config
 from common.files import write_text_atomically
 from server.checkpoints import FederationState, NodeState
+from server.choices import collect_choices
 from server.summary import (
+    ChoiceSummary,
     DeviceSummary,
     FleetSummary,
     NodeQuality,
@@ -71,8 +73,16 @@ def write_summary(
         Path of the file.
     """
     is_local = config.federation.scheme == "local"
+    choices = collect_choices(state.rounds)
     nodes = [
-        _summarise_node(node, run_dir, teacher, quality.get(node.node_id), is_local=is_local)
+        _summarise_node(
+            node,
+            run_dir,
+            teacher,
+            quality.get(node.node_id),
+            choices.get(node.node_id, []),
+            is_local=is_local,
+        )
         for _, node in sorted(state.nodes.items())
         if node.num_rounds
     ]
@@ -117,6 +127,7 @@ def _summarise_node(
     run_dir: Path,
     teacher: TeacherFacts | None,
     quality: NodeQuality | None,
+    choices: list[ChoiceSummary],
     *,
     is_local: bool,
 ) -> NodeSummary:
@@ -156,6 +167,7 @@ def _summarise_node(
         num_rounds=node.num_rounds,
         num_state_resets=node.num_state_resets,
         device=_summarise_device(node),
+        choices=choices,
         quality=quality,
     )
 

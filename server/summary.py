@@ -81,6 +81,23 @@ class DeviceSummary(Record):
     num_replans: int = 0
 
 
+class ChoiceSummary(Record):
+    """What a node chose for itself in one round, with `distill.mode = "auto"`."""
+
+    round: int
+    temperature: float
+    distill_lambda: float = Field(alias="lambda")
+    num_steps: int = Field(description="step whose weights were kept")
+    public_share: float = Field(
+        description="weight of equally frequent classes in the answers, against the node's own frequencies"
+    )
+    own_accuracy: float = Field(description="on the node's own validation part, shrunk; the node's own word")
+    alone_accuracy: float = Field(description="the same, of private data alone: the floor, less .01")
+    num_validation: int
+    num_trial_steps: int = Field(description="steps beside those of the kept student")
+    why: str
+
+
 class NodeSummary(Record):
     """One node's student as its device runs it; fields are explained in the README."""
 
@@ -119,6 +136,9 @@ class NodeSummary(Record):
     num_rounds: int
     num_state_resets: int
     device: DeviceSummary | None = Field(None, description="null where the node has no device profile")
+    choices: list[ChoiceSummary] = Field(
+        [], description="by round, where nodes set temperature, lambda and stop for themselves"
+    )
     quality: NodeQuality | None = Field(None, description="of a few nodes; see monitoring.quality_nodes")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from clients.schemes.adaptive import settle
 from clients.schemes.classwise import learn_classwise
 from clients.schemes.ensemble import learn_with_ensemble
 from clients.schemes.prototypes import learn_prototypes
@@ -10,7 +11,7 @@ from clients.schemes.teacher import learn_alone, learn_from_teacher
 from clients.schemes.weights import learn_weights
 from common.errors import unknown_name
 
-__all__ = ["LEARNERS", "Learner", "Lesson", "Outcome", "Rows", "get_learner"]
+__all__ = ["LEARNERS", "Learner", "Lesson", "Outcome", "Rows", "get_learner", "settle"]
 
 LEARNERS: dict[str, Learner] = {
     "teacher": learn_from_teacher,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
+from clients.choice import Choice
 from clients.distil import Distillation, SoftLabels
 from clients.private import LabelledSamples
 from common.compressors.recovery import Recovery
@@ -57,6 +58,10 @@ class Lesson:
     on_step: Callable[[int], bool]
     recovery: Callable[[int], Recovery] | None = None
     """From a number of steps to what compresses the student meanwhile; None: nothing does."""
+    is_adaptive: bool = False
+    """Temperature, λ and stop are the node's own choice, where there are soft labels."""
+    remembered: Choice | None = None
+    """What the node chose in the round that this one goes on from."""
 
     def guest(self) -> Recovery | None:
         """Makes what compresses the student during this lesson's steps."""
@@ -71,6 +76,7 @@ class Outcome:
     distillation_loss: float
     private_loss: float
     upload: Rows | None = None
+    choice: Choice | None = None
 
 
 Learner = Callable[[Lesson], Outcome]

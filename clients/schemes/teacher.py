@@ -6,12 +6,15 @@ Reference: Hinton, Vinyals, Dean 2015, arXiv:1503.02531.
 from __future__ import annotations
 
 from clients.distil import distil_student, train_alone
+from clients.schemes.adaptive import learn_adaptively
 from clients.schemes.records import Lesson, Outcome
 
 
 def learn_from_teacher(lesson: Lesson) -> Outcome:
     """Distils the published soft labels, private labels beside them."""
     assert lesson.labels is not None  # the coordinator publishes them before the first round
+    if lesson.is_adaptive:
+        return learn_adaptively(lesson)
     distillation_loss, private_loss = distil_student(
         lesson.student,
         lesson.labels,

@@ -122,7 +122,11 @@ class DistillConfig(Section):
         alias="lambda",
         description="weight of the distillation loss; the rest weighs private labels",
     )
-    mode: Literal["fixed"] = Field("fixed", description="how temperature and lambda are set")
+    mode: Literal["fixed", "auto"] = Field(
+        "fixed",
+        description="auto: each node sets temperature, lambda and stop in each round, by its own validation"
+        " part, so that its private accuracy keeps that of private data alone",
+    )
     num_views: int = Field(
         1,
         ge=1,

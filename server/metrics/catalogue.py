@@ -79,8 +79,12 @@ RUN_METRICS = (
     Metric("fleet_gap_ratio", "gauge", "Teacher minus students on the validation part, last round."),
     Metric("distillation_loss", "gauge", "Mean over the nodes of the last round, nats.", ("family",)),
     Metric("private_loss", "gauge", "Mean over the nodes of the last round, nats.", ("family",)),
-    Metric("temperature", "gauge", "Divides logits before softmax, where soft labels are made."),
-    Metric("lambda_ratio", "gauge", "Weight of the distillation loss; the rest weighs private labels."),
+    Metric("temperature", "gauge", "Divides logits before softmax; the mean where nodes choose it."),
+    Metric(
+        "lambda_ratio",
+        "gauge",
+        "Weight of the distillation loss, against private labels; the mean where nodes choose it.",
+    ),
     Metric("label_entropy_nats", "gauge", "Mean entropy of the published soft labels at the temperature."),
     Metric(
         "ensemble_teacher_kl_nats",

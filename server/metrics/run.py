@@ -85,6 +85,7 @@ class RunMetrics:
         self._round_seconds: deque[float] = deque(maxlen=PACE_ROUNDS)
         self._accuracies: dict[str, tuple[str, float]] = {}
         self._losses: dict[str, dict[str, list[float]]] = {}
+        self._choices: dict[str, list[float]] = {}
         self._shown_families: set[str] = set()
 
     def __getitem__(self, name: str) -> Any:
@@ -168,6 +169,7 @@ class RunMetrics:
         num_selected = event.total or 0
         self._num_dropped = 0
         self._losses.clear()
+        self._choices.clear()
         self._metrics["round_start_timestamp_seconds"].set(self._clock())
         self._metrics["round_selected_nodes"].set(num_selected)
         self._metrics["round_answered_nodes"].set(0)
@@ -191,6 +193,9 @@ class RunMetrics:
         ):
             if loss is not None:
                 self._losses.setdefault(name, {}).setdefault(event.family, []).append(loss)
+        for name, chosen in (("temperature", event.temperature), ("lambda_ratio", event.distill_lambda)):
+            if chosen is not None:
+                self._choices.setdefault(name, []).append(chosen)
         self.nodes.update(
             event.node_id,
             {
@@ -225,6 +230,8 @@ class RunMetrics:
         metrics["closed_round_quorum_nodes"].set(self._num_needed)
         metrics["fleet_accuracy_mean_ratio"].set(_or_nan(event.accuracy_mean))
         metrics["fleet_gap_ratio"].set(_or_nan(event.gap))
+        for name, chosen in self._choices.items():
+            metrics[name].set(statistics.fmean(chosen))
         for name, families in self._losses.items():
             for family, losses in families.items():
                 metrics[name].labels(family).set(statistics.fmean(losses))

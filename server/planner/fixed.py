@@ -54,4 +54,5 @@ def plan_training(config: Config, *, num_steps: int) -> fleet_pb2.Hyperparameter
         weight_decay=distill.weight_decay,
         proximal_mu=config.federation.proximal_mu,
         feature_weight=distill.feature_weight if distill.loss in FEATURE_LOSSES else 0.0,
+        mode=distill.mode,
     )

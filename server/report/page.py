@@ -9,6 +9,7 @@ from typing import Any
 
 from common.config import defaults
 from server.flips import Flips
+from server.report.choices import render_choices
 from server.report.devices import render_devices
 from server.report.pictures import Picture, RoundPoint, known
 from server.report.quality import render_quality
@@ -57,6 +58,7 @@ def render_page(
         figures=_figures_table(summary),
         nodes=_nodes_table(summary.nodes),
         devices=render_devices(summary.nodes),
+        choices=render_choices(summary.nodes),
         quality=render_quality(summary.nodes, flips),
         rounds=_rounds_table(summary.rounds, points),
         changed=_config_table({key: value for key, value in config.items() if _is_changed(key, value)}),

@@ -110,6 +110,7 @@ ones come from the node's own test part and are its own word. Bytes are what the
 would move. Digests are the first twelve letters; summary.json holds them whole.</p>
 $nodes
 $devices
+$choices
 $quality
 <h2>Rounds</h2>
 <p class="lead">Bytes of all nodes together, each as it would move them on a device of its own.</p>

@@ -179,7 +179,7 @@ class ViewPlan(_message.Message):
     def __init__(self, seed: _Optional[int] = ..., num_views: _Optional[int] = ..., mixup_ratio: _Optional[float] = ..., flips: _Optional[bool] = ..., recipe: _Optional[int] = ...) -> None: ...
 
 class Hyperparameters(_message.Message):
-    __slots__ = ("scheme", "loss", "temperature", "distill_lambda", "num_steps", "batch_size", "learning_rate", "weight_decay", "proximal_mu", "feature_weight")
+    __slots__ = ("scheme", "loss", "temperature", "distill_lambda", "num_steps", "batch_size", "learning_rate", "weight_decay", "proximal_mu", "feature_weight", "mode")
     SCHEME_FIELD_NUMBER: _ClassVar[int]
     LOSS_FIELD_NUMBER: _ClassVar[int]
     TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
@@ -190,6 +190,7 @@ class Hyperparameters(_message.Message):
     WEIGHT_DECAY_FIELD_NUMBER: _ClassVar[int]
     PROXIMAL_MU_FIELD_NUMBER: _ClassVar[int]
     FEATURE_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
     scheme: str
     loss: str
     temperature: float
@@ -200,7 +201,8 @@ class Hyperparameters(_message.Message):
     weight_decay: float
     proximal_mu: float
     feature_weight: float
-    def __init__(self, scheme: _Optional[str] = ..., loss: _Optional[str] = ..., temperature: _Optional[float] = ..., distill_lambda: _Optional[float] = ..., num_steps: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., proximal_mu: _Optional[float] = ..., feature_weight: _Optional[float] = ...) -> None: ...
+    mode: str
+    def __init__(self, scheme: _Optional[str] = ..., loss: _Optional[str] = ..., temperature: _Optional[float] = ..., distill_lambda: _Optional[float] = ..., num_steps: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., proximal_mu: _Optional[float] = ..., feature_weight: _Optional[float] = ..., mode: _Optional[str] = ...) -> None: ...
 
 class TaskRequest(_message.Message):
     __slots__ = ("run_id", "round", "base_round", "labels", "plan", "hyperparameters", "deadline_seconds", "seed", "input", "wants_upload", "shared_round", "shared_weight", "upload_codec", "starts_anew", "wants_latency", "upload_nonce")
@@ -247,7 +249,7 @@ class Predictions(_message.Message):
     def __init__(self, classes: _Optional[bytes] = ..., confidences: _Optional[bytes] = ...) -> None: ...
 
 class TaskResponse(_message.Message):
-    __slots__ = ("run_id", "round", "node_id", "state_reset", "distillation_loss", "private_loss", "private_validation_accuracy", "private_test_accuracy", "evaluation", "evaluation_fp32", "validation", "model", "wire_bytes_down", "seconds", "student_digest", "artefact_digest", "num_steps", "host", "upload_digest", "upload_bytes", "upload_counts", "latency_seconds_batch1", "fp32_latency_seconds_batch1")
+    __slots__ = ("run_id", "round", "node_id", "state_reset", "distillation_loss", "private_loss", "private_validation_accuracy", "private_test_accuracy", "evaluation", "evaluation_fp32", "validation", "model", "wire_bytes_down", "seconds", "student_digest", "artefact_digest", "num_steps", "host", "upload_digest", "upload_bytes", "upload_counts", "latency_seconds_batch1", "fp32_latency_seconds_batch1", "choice")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -271,6 +273,7 @@ class TaskResponse(_message.Message):
     UPLOAD_COUNTS_FIELD_NUMBER: _ClassVar[int]
     LATENCY_SECONDS_BATCH1_FIELD_NUMBER: _ClassVar[int]
     FP32_LATENCY_SECONDS_BATCH1_FIELD_NUMBER: _ClassVar[int]
+    CHOICE_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     round: int
     node_id: str
@@ -294,7 +297,30 @@ class TaskResponse(_message.Message):
     upload_counts: _containers.RepeatedScalarFieldContainer[int]
     latency_seconds_batch1: float
     fp32_latency_seconds_batch1: float
-    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., node_id: _Optional[str] = ..., state_reset: _Optional[bool] = ..., distillation_loss: _Optional[float] = ..., private_loss: _Optional[float] = ..., private_validation_accuracy: _Optional[float] = ..., private_test_accuracy: _Optional[float] = ..., evaluation: _Optional[_Union[Predictions, _Mapping]] = ..., evaluation_fp32: _Optional[_Union[Predictions, _Mapping]] = ..., validation: _Optional[_Union[Predictions, _Mapping]] = ..., model: _Optional[_Union[ModelFacts, _Mapping]] = ..., wire_bytes_down: _Optional[int] = ..., seconds: _Optional[_Union[PhaseSeconds, _Mapping]] = ..., student_digest: _Optional[str] = ..., artefact_digest: _Optional[str] = ..., num_steps: _Optional[int] = ..., host: _Optional[str] = ..., upload_digest: _Optional[bytes] = ..., upload_bytes: _Optional[int] = ..., upload_counts: _Optional[_Iterable[int]] = ..., latency_seconds_batch1: _Optional[float] = ..., fp32_latency_seconds_batch1: _Optional[float] = ...) -> None: ...
+    choice: Choice
+    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., node_id: _Optional[str] = ..., state_reset: _Optional[bool] = ..., distillation_loss: _Optional[float] = ..., private_loss: _Optional[float] = ..., private_validation_accuracy: _Optional[float] = ..., private_test_accuracy: _Optional[float] = ..., evaluation: _Optional[_Union[Predictions, _Mapping]] = ..., evaluation_fp32: _Optional[_Union[Predictions, _Mapping]] = ..., validation: _Optional[_Union[Predictions, _Mapping]] = ..., model: _Optional[_Union[ModelFacts, _Mapping]] = ..., wire_bytes_down: _Optional[int] = ..., seconds: _Optional[_Union[PhaseSeconds, _Mapping]] = ..., student_digest: _Optional[str] = ..., artefact_digest: _Optional[str] = ..., num_steps: _Optional[int] = ..., host: _Optional[str] = ..., upload_digest: _Optional[bytes] = ..., upload_bytes: _Optional[int] = ..., upload_counts: _Optional[_Iterable[int]] = ..., latency_seconds_batch1: _Optional[float] = ..., fp32_latency_seconds_batch1: _Optional[float] = ..., choice: _Optional[_Union[Choice, _Mapping]] = ...) -> None: ...
+
+class Choice(_message.Message):
+    __slots__ = ("temperature", "distill_lambda", "num_steps", "public_share", "own_accuracy", "alone_accuracy", "num_validation", "num_trial_steps", "why")
+    TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
+    DISTILL_LAMBDA_FIELD_NUMBER: _ClassVar[int]
+    NUM_STEPS_FIELD_NUMBER: _ClassVar[int]
+    PUBLIC_SHARE_FIELD_NUMBER: _ClassVar[int]
+    OWN_ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    ALONE_ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    NUM_VALIDATION_FIELD_NUMBER: _ClassVar[int]
+    NUM_TRIAL_STEPS_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    temperature: float
+    distill_lambda: float
+    num_steps: int
+    public_share: float
+    own_accuracy: float
+    alone_accuracy: float
+    num_validation: int
+    num_trial_steps: int
+    why: str
+    def __init__(self, temperature: _Optional[float] = ..., distill_lambda: _Optional[float] = ..., num_steps: _Optional[int] = ..., public_share: _Optional[float] = ..., own_accuracy: _Optional[float] = ..., alone_accuracy: _Optional[float] = ..., num_validation: _Optional[int] = ..., num_trial_steps: _Optional[int] = ..., why: _Optional[str] = ...) -> None: ...
 
 class ModelFacts(_message.Message):
     __slots__ = ("num_parameters", "fp32_bytes", "artefact_bytes")

@@ -79,6 +79,7 @@ def make_node(node_id: str, accuracy: float, *, num_train: int) -> NodeSummary:
         "num_train_samples": num_train,
         "artefact_path": None,
         "device": None,
+        "choices": [],
         "quality": None,
         "artefact_digest": "a" * 64,
         "student_digest": "b" * 64,
