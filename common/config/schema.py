@@ -25,8 +25,8 @@ class DataConfig(Section):
 
     source: str = Field(
         "digits",
-        description="built-in name (digits, mnist-5k, bbc-news, gene-families) or a path to your data;"
-        " $VARIABLES are expanded",
+        description="built-in name (digits, mnist-5k, bbc-news, gene-families), a path to your data, or"
+        " hf:NAME; $VARIABLES are expanded",
     )
     task: Literal["auto", "image", "tabular", "series", "text", "sequence"] = Field(
         "auto", description="kind of samples; auto infers it from shape, type and column names"

@@ -14,6 +14,7 @@ import numpy as np
 from common.config import DataConfig
 from common.datasets.builtin import BUILTIN
 from common.datasets.draws import complement, draw_groups, draw_stratified
+from common.datasets.hub import absolute_hub_source, is_hub_source, name_hub_source, read_hub
 from common.datasets.paths import read_path
 from common.datasets.reading import strip_suffixes
 from common.datasets.records import RAW_TASKS, Array, Content, Dataset, Part, ReadOptions, Samples
@@ -49,6 +50,9 @@ def load_dataset(config: DataConfig, *, seed: int) -> Dataset:
         content, name = BUILTIN[origin](), origin
         if config.group_column:
             raise DataError(f"data.group_column {config.group_column!r}: {origin} has no groups")
+    elif is_hub_source(origin):
+        options = ReadOptions(config.label_column, config.group_column, task=config.task)
+        content, name = read_hub(origin, options), name_hub_source(origin)
     else:
         path = _find_path(origin)
         content = read_path(path, ReadOptions(config.label_column, config.group_column, task=config.task))
@@ -108,6 +112,8 @@ def absolute_source(source: str) -> str:
     """Makes a path mean the same wherever a node runs; built-in names and missing paths stay as they are."""
     if source in BUILTIN:
         return source
+    if is_hub_source(source):
+        return absolute_hub_source(source)
     path = Path(os.path.expandvars(source)).expanduser()
     return str(path.resolve()) if path.exists() else source
 
@@ -251,7 +257,10 @@ def _read_split(
             content = replace(content, train=train, test=test)
     else:
         wanted = frozenset({"train", "test"} if split == "all" else {split})
-        content = read_path(_find_path(origin), replace(options, parts=wanted))
+        options = replace(options, parts=wanted)
+        content = (
+            read_hub(origin, options) if is_hub_source(origin) else read_path(_find_path(origin), options)
+        )
     train_part, test_part = content.train, content.test
     if split == "train" and train_part is None:
         raise DataError(f"{origin} has no training part; ask for the split test or all")
