@@ -16,7 +16,7 @@ from clients.hints import Hint
 from clients.private import LabelledSamples
 from common.compressors.recovery import Recovery
 from common.losses import DistillLoss
-from common.training import Batch, Optimisation, TrainingGuest, fit, shuffled_batches
+from common.training import Batch, Optimisation, TrainingGuest, device_of, fit, shuffled_batches
 from common.views import Views
 
 
@@ -195,5 +195,5 @@ def private_batches(samples: LabelledSamples, batch_size: int, rng: np.random.Ge
 def _cross_entropy(model: nn.Module, samples: LabelledSamples) -> float:
     model.eval()
     with torch.no_grad():
-        logits = model(torch.from_numpy(samples.x_S))
+        logits = model(torch.from_numpy(samples.x_S).to(device_of(model))).cpu()
         return float(functional.cross_entropy(logits, torch.from_numpy(samples.y_S)))

@@ -17,6 +17,7 @@ from common.config import Config
 from common.encoders import Encoder, encoder_from_json
 from common.errors import DigestError, ExchangeError
 from common.seeding import stream_seed
+from common.training import choose_device
 from common.views import Views
 from protos.fedstill.v1 import fleet_pb2
 
@@ -30,6 +31,11 @@ class NodeContext:
     cache: LabelCache
     store: NodeStore
     transport: Transport = Transport()  # noqa: RUF009 it is frozen
+
+    @property
+    def device(self) -> str:
+        """What torch computes on; raises `ConfigError` where it is not there."""
+        return choose_device(self.config.federation.device, key="federation.device")
 
 
 class Fetcher:

@@ -100,32 +100,32 @@ def run_task(node: NodeContext, task: fleet_pb2.TaskRequest) -> fleet_pb2.TaskRe
         shared = fetch_shared(fetcher, task.labels)
         evaluation = fetcher.fetch(task.labels.evaluation_digest)
         validation = fetcher.fetch(task.labels.validation_digest)
-    initial = build_student(design, seed=_weights_seed(task, node_id))
-    base_round = 0 if task.starts_anew else task.base_round
-    found = node.store.load_student(initial, base_round=base_round)
-    costs = read_costs(node.store.artefact_dir(base_round)) if found and base_round else []
-    recovery = _make_recovery(node, design, costs)
     with watch.phase("train"):
+        initial = build_student(design, seed=_weights_seed(task, node_id))
+        base_round = 0 if task.starts_anew else task.base_round
+        found = node.store.load_student(initial, base_round=base_round)
+        costs = read_costs(node.store.artefact_dir(base_round)) if found and base_round else []
+        recovery = _make_recovery(node, design, costs)
         outcome = _learn(node, task, initial, rows, labels, shared, recovery, give_up)
     student = outcome.student
     with watch.phase("export"):
         calibration = node.private.train.x_S if public is None else public
         calibration = np.ascontiguousarray(calibration[: task.plan.num_calibration])
         exported = export_student(student, design, calibration_S=calibration)
-    student_digest = digest_weights(student)
-    manifest = describe_student(
-        student,
-        design,
-        exported,
-        num_calibration=len(calibration),
-        costs=costs,
-        origin={
-            "run_id": task.run_id,
-            "node_id": node_id,
-            "round": task.round,
-            "student_sha256": student_digest,
-        },
-    )
+        student_digest = digest_weights(student)
+        manifest = describe_student(
+            student,
+            design,
+            exported,
+            num_calibration=len(calibration),
+            costs=costs,
+            origin={
+                "run_id": task.run_id,
+                "node_id": node_id,
+                "round": task.round,
+                "student_sha256": student_digest,
+            },
+        )
     with watch.phase("evaluate"):
         reply = _evaluate(node, exported, evaluation, validation)
         if task.wants_latency:
@@ -140,7 +140,7 @@ def run_task(node: NodeContext, task: fleet_pb2.TaskRequest) -> fleet_pb2.TaskRe
         "value": reply.private_test_accuracy if len(node.private.test) else None,
         "n": len(node.private.test),
     }
-    with node.store.write_round(task.round, base_round=task.base_round) as folder:
+    with watch.phase("export"), node.store.write_round(task.round, base_round=task.base_round) as folder:
         save_weights(student, folder / "student.safetensors")
         if outcome.upload is not None:
             write_rows(folder, outcome.upload)
@@ -225,7 +225,7 @@ def _learn(
         distillation=Distillation(
             get_loss(hyper.loss), hyper.temperature, hyper.distill_lambda, hyper.batch_size
         ),
-        optimisation=Optimisation(hyper.learning_rate, hyper.weight_decay),
+        optimisation=Optimisation(hyper.learning_rate, hyper.weight_decay, node.device),
         num_steps=hyper.num_steps,
         proximal_mu=hyper.proximal_mu,
         wants_upload=task.wants_upload,
@@ -343,7 +343,7 @@ def train_control(node: NodeContext, request: fleet_pb2.ControlRequest) -> fleet
             node.private.validation,
             batch_size=request.hyperparameters.batch_size,
             optimisation=Optimisation(
-                request.hyperparameters.learning_rate, request.hyperparameters.weight_decay
+                request.hyperparameters.learning_rate, request.hyperparameters.weight_decay, node.device
             ),
             num_steps=request.hyperparameters.num_steps,
             rng=stream(request.seed, "control-batches", node=node_id),

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from common.errors import CheckpointError, DataError
+from common.errors import CheckpointError, ConfigError, DataError
 from common.views import Views
 
 Batch = tuple[torch.Tensor, ...]
@@ -25,6 +25,33 @@ class Optimisation:
 
     learning_rate: float
     weight_decay: float
+    device: str = "cpu"
+    """What torch computes on."""
+
+
+def choose_device(name: str, *, key: str) -> str:
+    """Turns a configured device into one that torch has here.
+
+    Args:
+        name: auto, cpu or cuda; auto is a GPU where there is one.
+        key: The configuration's key, for the error.
+
+    Returns:
+        "cpu" or "cuda".
+
+    Raises:
+        ConfigError: cuda is asked for, and this process sees no GPU.
+    """
+    has_gpu = name != "cpu" and torch.cuda.is_available()
+    if name == "cuda" and not has_gpu:
+        raise ConfigError(f"{key} is cuda and torch sees no GPU here; set it to auto or cpu")
+    return "cuda" if has_gpu else "cpu"
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Says where a model's values lie; one without any is on the CPU."""
+    first = next(model.parameters(), None)
+    return torch.device("cpu") if first is None else first.device
 
 
 class TrainingGuest(Protocol):
@@ -106,7 +133,7 @@ def fit(
     """Trains a model in place for a number of steps.
 
     Args:
-        model: Trained in place and left in evaluation mode.
+        model: Trained in place, on the optimisation's device, and left on the CPU in evaluation mode.
         batches: Yields at least `num_steps` batches.
         loss_fn: Scalar loss terms of the model on a batch, with gradient.
         loss_weights: Weight of each term in the total.
@@ -118,6 +145,8 @@ def fit(
     Returns:
         Mean of each term, unweighted, over the last tenth of the steps that were made.
     """
+    device = torch.device(optimisation.device)
+    model.to(device)
     optimiser = torch.optim.AdamW(
         model.parameters(),
         lr=optimisation.learning_rate,
@@ -128,13 +157,14 @@ def fit(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, max_lr=optimisation.learning_rate, total_steps=max(6, num_steps), pct_start=0.2
     )
-    weights = torch.tensor(loss_weights)
+    weights = torch.tensor(loss_weights, device=device)
     history = []
     for step in range(1, num_steps + 1):
         model.train()
         optimiser.zero_grad(set_to_none=True)
+        batch = tuple(part.to(device) for part in next(batches))
         with nullcontext() if guest is None else guest.as_deployed(model):
-            terms = torch.stack(loss_fn(model, next(batches)))
+            terms = torch.stack(loss_fn(model, batch))
             (terms * weights).sum().backward()  # type: ignore[no-untyped-call]
         if guest is not None:
             guest.after_backward(model, step)
@@ -146,7 +176,7 @@ def fit(
         history.append(terms.detach())
         if on_step is not None and on_step(step):
             break
-    model.eval()
+    model.to("cpu").eval()
     tail = history[-max(1, len(history) // 10) :]
     return tuple(torch.stack(tail).mean(dim=0).tolist())
 
@@ -170,11 +200,11 @@ def predict_logits(model: nn.Module, x_S: np.ndarray | Views, *, batch_size: int
     Returns:
         Logits (S, C), float32.
     """
-    was_training = model.training
+    was_training, device = model.training, device_of(model)
     model.eval()
     with torch.no_grad():
         parts = [
-            model(torch.from_numpy(np.array(x_S[start : start + batch_size]))).numpy()
+            model(torch.from_numpy(np.array(x_S[start : start + batch_size])).to(device)).cpu().numpy()
             for start in range(0, len(x_S), batch_size)
         ]
     model.train(was_training)

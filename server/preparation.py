@@ -29,7 +29,7 @@ from server.publication import publish_public, publish_samples
 from server.schemes import SCHEMES, get_scheme
 from server.scoring import Truth, measure_accuracy
 from server.summarise import TeacherFacts
-from server.teacher import Teacher, label_samples, make_teacher, measure_teacher_latency
+from server.teacher import Teacher, label_samples, make_teacher, measure_teacher_latency, teacher_device
 
 WEIGHTS_FILE = "teacher.safetensors"
 
@@ -81,6 +81,8 @@ def check_names(config: Config) -> None:
             f"federation.staleness = weigh: the aggregator {config.federation.aggregator} counts every node"
             f" alike; use one of {', '.join(sorted(TAKES_WEIGHTS))}, or staleness = drop"
         )
+    if scheme.has_teacher:
+        teacher_device(config.teacher)
     if scheme.shares_architecture and "," in config.student.model:
         raise ConfigError(
             f"the scheme {config.federation.scheme} averages weights position by position and needs one"
@@ -197,6 +199,7 @@ def _publish_soft_labels(run: Run, exchange: Exchange) -> None:
                 exchange.spec,
                 public_S,
                 num_threads=run.config.teacher.num_threads,
+                device=teacher_device(run.config.teacher),
                 on_batch=lambda done: run.observe(PhaseAdvanced("labels", done)),
             )
         exchange.publish_labels(logits, origin=origin)
@@ -218,10 +221,13 @@ def judge_teacher(run: Run, exchange: Exchange, truth: Truth) -> tuple[Truth, Te
     """
     teacher, dataset = exchange.teacher, exchange.dataset
     assert teacher is not None
-    num_threads = run.config.teacher.num_threads
-    predicted = label_samples(teacher.model, exchange.spec, dataset.x_test, num_threads=num_threads).argmax(
-        axis=1
-    )
+    predicted = label_samples(
+        teacher.model,
+        exchange.spec,
+        dataset.x_test,
+        num_threads=run.config.teacher.num_threads,
+        device=teacher_device(run.config.teacher),
+    ).argmax(axis=1)
     path = run.run_dir / "teacher_predictions.npy"
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.save(file, predicted.astype("<u2"), allow_pickle=False)

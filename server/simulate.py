@@ -13,7 +13,7 @@ from common.config import Config, flatten
 from common.datasets import absolute_source
 from common.errors import UsageError
 from server.events import Observer
-from server.grids import LocalGrid, RayGrid
+from server.grids import ActorNeeds, LocalGrid, RayGrid
 from server.summary import Summary, read_summary
 
 CLIENT_APP = "clients.app:app"
@@ -72,10 +72,20 @@ def _open_grid(
         return LocalGrid(CLIENT_APP, num_nodes=federation.num_nodes, run_config=run_config)
     if grid_name != "ray":
         raise UsageError(f"expected a grid of ray or local, got {grid_name!r}")
+    if federation.device == "cuda" and not federation.gpus_per_node:
+        raise UsageError(
+            "federation.device is cuda: say how much of a GPU a node takes, federation.gpus_per_node"
+        )
     return RayGrid(
         CLIENT_APP,
         num_nodes=federation.num_nodes,
         run_config=run_config,
         num_actors=federation.num_actors,
         ray_address=ray_address,
+        needs=ActorNeeds(
+            federation.cpus_per_node,
+            federation.gpus_per_node,
+            federation.memory_bytes_per_node,
+            tuple(name.strip() for name in federation.node_resources.split(",") if name.strip()),
+        ),
     )

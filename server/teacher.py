@@ -24,6 +24,7 @@ from common.seeding import stream, stream_seed
 from common.training import (
     Batch,
     Optimisation,
+    choose_device,
     deterministic,
     fit,
     load_weights,
@@ -87,6 +88,11 @@ def make_teacher(
         logits = predict_logits(model, dataset.x_train[splits.server_validation])
     accuracy = float(np.mean(logits.argmax(axis=1) == dataset.y_train[splits.server_validation]))
     return Teacher(name, model.eval(), accuracy, num_epochs)
+
+
+def teacher_device(config: TeacherConfig) -> str:
+    """Says what the teacher is trained and labels on; raises `ConfigError` where it is not there."""
+    return choose_device(config.device, key="teacher.device")
 
 
 def _build(config: TeacherConfig, spec: InputSpec, num_classes: int, *, seed: int) -> tuple[str, nn.Module]:
@@ -163,7 +169,7 @@ def _train(
         lambda module, batch: (functional.cross_entropy(module(batch[0]), batch[1]),),
         loss_weights=(1.0,),
         num_steps=per_epoch * config.num_epochs,
-        optimisation=Optimisation(config.learning_rate, config.weight_decay),
+        optimisation=Optimisation(config.learning_rate, config.weight_decay, teacher_device(config)),
         on_step=look,
     )
     if best_state is not None:
@@ -207,27 +213,32 @@ def label_samples(
     x_S: np.ndarray | Views,
     *,
     num_threads: int,
+    device: str = "cpu",
     batch_size: int = 256,
     on_batch: Callable[[int], None] | None = None,
 ) -> np.ndarray:
     """Runs the teacher over samples, through the fastest runtime that gives its logits.
 
-    ONNX Runtime is several times faster than torch; it is used where the model
-    exports and its logits on the first samples are torch's.
+    On a CPU ONNX Runtime is several times faster than torch; it is used where the
+    model exports and its logits on the first samples are torch's. A GPU runs torch.
 
     Args:
         teacher: The teacher, in evaluation mode.
         spec: What samples look like.
         x_S: Raw samples (S, *sample_shape); may be a memory map, or views.
         num_threads: Threads of either runtime.
+        device: Where to run, as `choose_device` says.
         batch_size: Samples per call.
         on_batch: Called with the number of samples done.
 
     Returns:
         Logits (S, C), float32.
     """
-    predict = _open_fast(teacher, spec, x_S[:8], num_threads=num_threads)
+    predict = None
+    if device == "cpu":
+        predict = _open_fast(teacher, spec, x_S[:8], num_threads=num_threads)
     parts = []
+    teacher.to(device)
     with deterministic(0, num_threads=num_threads):
         for start in range(0, len(x_S), batch_size):
             x = np.ascontiguousarray(x_S[start : start + batch_size])
@@ -237,6 +248,7 @@ def label_samples(
                 parts.append(predict_logits(teacher, x, batch_size=batch_size))
             if on_batch is not None:
                 on_batch(start + len(x))
+    teacher.to("cpu")
     return np.concatenate(parts).astype(np.float32, copy=False)
 
 

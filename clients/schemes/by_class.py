@@ -39,10 +39,10 @@ def fit_by_class(
         private = functional.cross_entropy(logits, y)
         if targets is None:
             return (private,)
-        known = torch.from_numpy(targets.counts_R > 0)[y]
+        known = torch.from_numpy(targets.counts_R > 0).to(y.device)[y]
         if not known.any():
             return private, logits.sum() * 0.0
-        return private, compare(compared[known], torch.from_numpy(targets.values)[y[known]])
+        return private, compare(compared[known], torch.from_numpy(targets.values).to(y.device)[y[known]])
 
     weight = lesson.distillation.distill_lambda
     terms = fit(

@@ -37,7 +37,7 @@ def learn_weights(lesson: Lesson) -> Outcome:
         if not lesson.proximal_mu:
             return (private,)
         pairs = zip(model.parameters(), anchor, strict=True)
-        return private, torch.stack([(now - then).square().sum() for now, then in pairs]).sum()
+        return private, torch.stack([(now - then.to(now.device)).square().sum() for now, then in pairs]).sum()
 
     (loss, *_) = fit(
         trained,

@@ -87,6 +87,9 @@ class TeacherConfig(Section):
     learning_rate: float = Field(1e-3, gt=0, le=10, description="peak of AdamW's one-cycle schedule")
     weight_decay: float = Field(0.01, ge=0, le=1, description="AdamW's decoupled weight decay")
     augment: bool = Field(True, description="shift images by up to a pixel in eight while the teacher trains")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="what trains it and labels with it; auto: a GPU where there is one"
+    )
     num_threads: int = Field(2, ge=1, le=256, description="threads that train it; results depend on them")
     min_accuracy: Unit = Field(0.5, description="validation accuracy below which a warning is given")
 
@@ -270,6 +273,17 @@ class FederationConfig(Section):
     num_actors: int = Field(
         0, ge=0, description="Ray actors that host the nodes; 0: one per CPU, num_nodes at most"
     )
+    cpus_per_node: float = Field(
+        1.0, ge=0, description="CPUs, or a share, that Ray reserves for a node at work"
+    )
+    gpus_per_node: float = Field(
+        0.0, ge=0, description="GPUs, or a share, that Ray reserves for a node at work"
+    )
+    memory_bytes_per_node: int = Field(0, ge=0, description="memory that Ray reserves for it; 0: none")
+    node_resources: str = Field(
+        "", description="custom Ray resources (device families), with commas: nodes take theirs in turn"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="trains students; auto: a GPU if any")
     threads_per_node: int = Field(1, ge=1, le=256, description="threads that train one student")
     control_fraction: Unit = Field(1.0, description="nodes that also train the `local` control at the end")
 

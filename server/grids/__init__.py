@@ -1,6 +1,7 @@
 """Grids of our own: the same apps in one process, on this machine's CPUs or on a Ray cluster."""
 
+from server.grids.actor_needs import ActorNeeds
 from server.grids.local_grid import LocalGrid
 from server.grids.ray_grid import RayGrid
 
-__all__ = ["LocalGrid", "RayGrid"]
+__all__ = ["ActorNeeds", "LocalGrid", "RayGrid"]

@@ -91,9 +91,9 @@ class HostedGrid(Grid):
         for message in messages:
             message_id, metadata = stamp(message), message.metadata
             message_ids.append(message_id)
-            self._accept(
-                Job(message_id, metadata.dst_node_id, encode(message), metadata.created_at + metadata.ttl)
-            )
+            # From here on by a clock that nobody sets: a machine's own may jump by weeks.
+            expires_at = time.monotonic() + metadata.ttl - (time.time() - metadata.created_at)
+            self._accept(Job(message_id, metadata.dst_node_id, encode(message), expires_at))
         return message_ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
@@ -137,7 +137,7 @@ class HostedGrid(Grid):
         self._answer(job, refuse(decode(job.data), code=code, reason=reason))
 
     def _expired(self, job: Job) -> bool:
-        if time.time() < job.expires_at:
+        if time.monotonic() < job.expires_at:
             return False
         self._fail(job, code=ErrorCode.MESSAGE_UNAVAILABLE, reason="it expired before its node took it up")
         return True

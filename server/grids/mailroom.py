@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Job:
-    """A message on its way; `expires_at` is in seconds since the epoch."""
+    """A message on its way; `expires_at` is on the monotonic clock."""
 
     message_id: str
     node_id: int
@@ -26,12 +26,16 @@ class Mailroom:
     warm, and helps another out when it has none left. A node has one message in
     hand at most, and gets its messages in the order in which they came.
 
+    With kinds, nodes and hosts belong to them in turn, and a host takes nodes of its own kind only.
+
     Args:
-        num_hosts: Hosts, named 0 to num_hosts - 1.
+        num_hosts: Hosts, named 0 to num_hosts - 1; one of each kind at least.
+        num_kinds: Kinds of hosts.
     """
 
-    def __init__(self, num_hosts: int) -> None:
+    def __init__(self, num_hosts: int, *, num_kinds: int = 1) -> None:
         self.num_hosts = num_hosts
+        self._num_kinds = num_kinds
         self._waiting: dict[int, deque[Job]] = {}
         self._in_hand: set[int] = set()
         self._homes: dict[int, int] = {}
@@ -45,11 +49,19 @@ class Mailroom:
     def put(self, job: Job) -> int:
         """Adds a message behind those that its node already has; returns the node's home."""
         mail = self._waiting.setdefault(job.node_id, deque())
-        home = self._homes.setdefault(job.node_id, (job.node_id - 1) % self.num_hosts)
+        home = self._homes.setdefault(job.node_id, self._first_home(job.node_id))
         mail.append(job)
         if len(mail) == 1 and job.node_id not in self._in_hand:
             self._ready[home].append(job.node_id)
         return home
+
+    def _first_home(self, node_id: int) -> int:
+        turn, kind = divmod(node_id - 1, self._num_kinds)
+        hosts = range(kind, self.num_hosts, self._num_kinds)
+        return hosts[turn % len(hosts)]
+
+    def _reach(self, host: int) -> list[deque[int]]:
+        return self._ready[host % self._num_kinds :: self._num_kinds]
 
     def take(self, host: int, *, at_most: int = 1) -> list[Job]:
         """Hands out messages for a host, each of another node, which is busy until `done`.
@@ -61,12 +73,13 @@ class Mailroom:
         Returns:
             Messages in the order to carry them out; none where none wait.
         """
-        num_wanted = min(at_most, math.ceil(len(self) / self.num_hosts))
+        reach = self._reach(host)
+        num_wanted = min(at_most, math.ceil(sum(map(len, reach)) / len(reach)))
         jobs: list[Job] = []
         while len(jobs) < num_wanted:
             own = self._ready[host]
             # Its own from the front, others' from the back, where they would wait longest.
-            ready = own or max(self._ready, key=len)
+            ready = own or max(reach, key=len)
             node_id = own[0] if own else ready[-1]
             if jobs and self._waiting[node_id][0].travels_alone:
                 break

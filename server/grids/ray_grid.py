@@ -20,6 +20,7 @@ from ray.exceptions import ActorDiedError, RayError
 
 from common.config import Scalar
 from common.errors import ConfigError, RunError
+from server.grids.actor_needs import ActorNeeds
 from server.grids.hosted_grid import HostedGrid
 from server.grids.hosting import BatchHost
 from server.grids.mailroom import Job, Mailroom
@@ -27,13 +28,18 @@ from server.grids.mailroom import Job, Mailroom
 PACKAGES = ("clients", "common", "protos", "server")
 PROBE_SECONDS = 5.0
 START_SECONDS = 60.0
+# An actor is given up after so many starts and so long; on a busy machine Ray itself takes its time.
 MAX_FAILED_STARTS = 3
+FAILING_SECONDS = 30.0
+START_PAUSE_SECONDS = 0.25
 # Messages that take no longer travel together, so that a call's own cost is shared.
 # It is also the longest that one may hold up others, and next to nothing beside training.
 BATCH_SECONDS = 0.05
 MAX_BATCH = 32
 # Messages travel in calls; the store only holds those above 100 KB, for a moment.
 OBJECT_STORE_BYTES = 200_000_000
+# A Ray of our own has every kind of machine.
+MAX_LOCAL_ACTORS = 1000
 # The same sums in the same order on each machine: thread counts change results.
 ENVIRONMENT = {
     "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -54,6 +60,11 @@ class _Slot:
     batch_size: int = 1
     num_starts: int = 0
     num_failed_starts: int = 0
+    failing_since: float = 0.0
+    starts_at: float | None = None
+    """When it is to be started again, on the monotonic clock; None where that is not due."""
+
+    is_given_up: bool = False
 
     @property
     def incarnation(self) -> tuple[int, int]:
@@ -86,7 +97,7 @@ class RayGrid(HostedGrid):
         num_actors: Actors; 0 is one per CPU of the cluster. Never more than nodes.
         ray_address: An existing cluster, to which the code is shipped; None starts
             Ray here, unless this process is connected to one already.
-        actor_cpus: CPUs that Ray sets aside for each actor.
+        needs: What Ray sets aside for each actor.
         working_dir: A folder of the user's whose modules the actors can import.
         environment: Variables for the actors, over those in `ENVIRONMENT`.
 
@@ -103,7 +114,7 @@ class RayGrid(HostedGrid):
         run_config: Mapping[str, Scalar],
         num_actors: int = 0,
         ray_address: str | None = None,
-        actor_cpus: float = 1,
+        needs: ActorNeeds | None = None,
         working_dir: Path | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
@@ -116,22 +127,24 @@ class RayGrid(HostedGrid):
         self._owns_ray = False
         self._client_app_ref = client_app_ref
         self._actor_arguments = {"num_nodes": num_nodes, "run_config": dict(run_config)}
+        self._needs = needs = needs or ActorNeeds()
         try:
             num_actors = min(num_actors, num_nodes)
-            self._owns_ray = _start_ray(
-                ray_address, num_cpus=math.ceil(num_actors * actor_cpus) or None, working_dir=working_dir
-            )
-            self._actor_class = ray.remote(BatchHost).options(
-                num_cpus=actor_cpus,
-                max_restarts=-1,
+            self._owns_ray = _start_ray(ray_address, needs, num_actors=num_actors, working_dir=working_dir)
+            needs.check(ray.cluster_resources())
+            variables = needs.environment() | _environment(environment or {}, ray_address, working_dir)
+            self._actor_options = {
+                "max_restarts": -1,
                 # A message that may have been carried out is not carried out again.
-                max_task_retries=0,
-                runtime_env={"env_vars": _environment(environment or {}, ray_address, working_dir)},
-            )
-            self._mail = Mailroom(num_actors or _count_actors(num_nodes, actor_cpus))
+                "max_task_retries": 0,
+                "runtime_env": {"env_vars": variables},
+            }
+            num_actors = num_actors or needs.count_actors(ray.cluster_resources(), num_nodes=num_nodes)
+            num_kinds = max(1, min(len(needs.kinds), num_nodes))
+            self._mail = Mailroom(max(num_actors, num_kinds), num_kinds=num_kinds)
             self._deadline = time.monotonic() + START_SECONDS
             for index in range(self._mail.num_hosts):
-                self._slots.append(_Slot(index, self._create_actor()))
+                self._slots.append(_Slot(index, self._create_actor(index)))
                 self._start(self._slots[-1])
         except BaseException:
             self.close()
@@ -147,7 +160,8 @@ class RayGrid(HostedGrid):
     def num_actors(self) -> int:
         """Actors that are ready for work or at it; may be read from another thread."""
         starting = {call.slot.index for call in list(self._in_flight.values()) if not call.jobs}
-        return sum(slot.index not in starting for slot in list(self._slots))
+        gone = {slot.index for slot in list(self._slots) if slot.starts_at is not None or slot.is_given_up}
+        return sum(slot.index not in starting | gone for slot in list(self._slots))
 
     @property
     def num_restarts(self) -> int:
@@ -173,6 +187,9 @@ class RayGrid(HostedGrid):
             self._give_work(home)
 
     def _advance(self, timeout_seconds: float) -> None:
+        for slot in self._slots:
+            if slot.starts_at is not None and time.monotonic() > slot.starts_at:
+                self._start(slot)
         self._give_all_work()
         if not self._in_flight:
             self._check_started()
@@ -243,12 +260,14 @@ class RayGrid(HostedGrid):
         # when it is there; until then no message is tied to it.
         slot.num_starts += 1
         slot.batch_size = 1
+        slot.starts_at = None
         self._call(slot, slot.actor.warm_up.remote(), [])
 
     def _lose(self, call: _Call, error: RayError) -> None:
         slot = call.slot
         self._last_failure = " ".join(str(error).split())
         if not call.jobs:
+            slot.failing_since = slot.failing_since if slot.num_failed_starts else time.monotonic()
             slot.num_failed_starts += 1
         elif len(call.jobs) == 1:
             [job] = call.jobs
@@ -260,23 +279,26 @@ class RayGrid(HostedGrid):
             # Nobody knows which of them it was, so each gets another try by itself.
             for job in reversed(call.jobs):
                 self._mail.put_back(replace(job, travels_alone=True))
-        if slot.num_failed_starts == MAX_FAILED_STARTS:
-            return
         if isinstance(error, ActorDiedError):
-            slot.actor = self._create_actor()
-        self._start(slot)
+            slot.actor = self._create_actor(slot.index)
+        now, num_failed = time.monotonic(), slot.num_failed_starts
+        slot.is_given_up = num_failed >= MAX_FAILED_STARTS and now - slot.failing_since > FAILING_SECONDS
+        if not slot.is_given_up:
+            slot.starts_at = now + START_PAUSE_SECONDS * min(8, num_failed)
 
-    def _create_actor(self) -> Any:
-        return self._actor_class.remote(self._client_app_ref, **self._actor_arguments)
+    def _create_actor(self, index: int) -> Any:
+        options = self._actor_options | self._needs.options(index)
+        return ray.remote(BatchHost).options(**options).remote(self._client_app_ref, **self._actor_arguments)
 
     def _check_started(self) -> None:
-        if self._slots and all(slot.num_failed_starts >= MAX_FAILED_STARTS for slot in self._slots):
+        if self._slots and all(slot.is_given_up for slot in self._slots):
             raise RunError(f"no Ray actor stays alive long enough to take a message: {self._last_failure}")
         if not self._has_started and time.monotonic() > self._deadline:
             free = ray.available_resources().get("CPU", 0)
             raise RunError(
-                f"Ray started none of {len(self._slots)} actors within {START_SECONDS:.0f} s; {free:g} CPUs"
-                " are free there: end what else runs on the cluster, or lower the CPUs per actor"
+                f"Ray started none of {len(self._slots)} actors, {self._needs}, within {START_SECONDS:.0f} s;"
+                f" {free:g} CPUs are free there: end what else runs on the cluster, or lower"
+                " federation.cpus_per_node and its like"
             )
 
 
@@ -289,7 +311,7 @@ def _unclosed_files_ignored() -> Iterator[None]:
         yield
 
 
-def _start_ray(address: str | None, *, num_cpus: int | None, working_dir: Path | None) -> bool:
+def _start_ray(address: str | None, needs: ActorNeeds, *, num_actors: int, working_dir: Path | None) -> bool:
     """Connects this process to Ray; True where it was not connected before."""
     if ray.is_initialized():
         return False
@@ -302,7 +324,8 @@ def _start_ray(address: str | None, *, num_cpus: int | None, working_dir: Path |
             if address is None:
                 ray.init(
                     address="local",
-                    num_cpus=num_cpus,
+                    num_cpus=math.ceil(num_actors * needs.cpus) or None,
+                    resources=dict.fromkeys(needs.kinds, MAX_LOCAL_ACTORS) or None,
                     include_dashboard=False,
                     object_store_memory=OBJECT_STORE_BYTES,
                     _node_ip_address="127.0.0.1",  # nothing of an own Ray is reachable from outside
@@ -321,11 +344,6 @@ def _start_ray(address: str | None, *, num_cpus: int | None, working_dir: Path |
     # Ray prints to stdout when an actor dies, `log_to_driver` or not; the replies tell it here.
     ray._private.worker._worker_logs_enabled = False
     return True
-
-
-def _count_actors(num_nodes: int, actor_cpus: float) -> int:
-    num_cpus = ray.cluster_resources().get("CPU", 0)
-    return max(1, min(num_nodes, int(num_cpus // (actor_cpus or 1))))
 
 
 def _probe(address: str) -> None:

@@ -33,7 +33,7 @@ from server.hints import publish_hints
 from server.label_figures import measure_divergence
 from server.schemes.ensemble import aggregate_logits
 from server.schemes.records import Contribution
-from server.teacher import Teacher, label_samples
+from server.teacher import Teacher, label_samples, teacher_device
 
 # Passes over the public set in each round, and how fast: a fine-tuning of a trained model.
 REFINE_EPOCHS = 3
@@ -102,7 +102,9 @@ def _refine(exchange: Exchange, model: nn.Module, ensemble_SC: np.ndarray) -> fl
             loss_weights=(0.5, 0.5),
             num_steps=REFINE_EPOCHS * steps_per_epoch(len(exchange.splits.public), batch_size),
             optimisation=Optimisation(
-                REFINE_RATE * config.teacher.learning_rate, config.teacher.weight_decay
+                REFINE_RATE * config.teacher.learning_rate,
+                config.teacher.weight_decay,
+                teacher_device(config.teacher),
             ),
         )
     return sum(terms)
@@ -121,6 +123,7 @@ def _relabel(exchange: Exchange, teacher: Teacher) -> None:
         exchange.spec,
         exchange.public_rows,
         num_threads=exchange.config.teacher.num_threads,
+        device=teacher_device(exchange.config.teacher),
     )
     exchange.publish_labels(logits_SC, origin=digest_weights(teacher.model))
     publish_hints(exchange, teacher.model)

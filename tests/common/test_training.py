@@ -11,9 +11,10 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
-from common.errors import CheckpointError, DataError
+from common.errors import CheckpointError, ConfigError, DataError
 from common.training import (
     Optimisation,
+    choose_device,
     count_bytes,
     count_parameters,
     deterministic,
@@ -58,7 +59,7 @@ def train(model, *, seed=0, num_steps=40, **options):
             options.pop("loss_fn", cross_entropy),
             loss_weights=options.pop("loss_weights", (1.0,)),
             num_steps=num_steps,
-            optimisation=OPTIMISATION,
+            optimisation=options.pop("optimisation", OPTIMISATION),
             **options,
         )
 
@@ -257,3 +258,25 @@ def test_weights_that_do_not_fit_are_refused_and_change_nothing(tmp_path, write,
     with pytest.raises(CheckpointError, match=message):
         load_weights(model, path)
     assert digest_weights(model) == before
+
+
+def test_auto_is_a_gpu_where_there_is_one():
+    assert choose_device("auto", key="teacher.device") == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert choose_device("cpu", key="teacher.device") == "cpu"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_named():
+    with pytest.raises(ConfigError, match=r"teacher\.device is cuda and torch sees no GPU"):
+        choose_device("cuda", key="teacher.device")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_trains_to_the_same_within_tolerance():
+    x, _ = draw_samples()
+    on_cpu, on_gpu = build(), build()
+    for model, device in ((on_cpu, "cpu"), (on_gpu, "cuda")):
+        model[2].p = 0.0  # dropout draws from each device's own stream
+        train(model, optimisation=Optimisation(0.02, 0.01, device))
+    np.testing.assert_allclose(predict_logits(on_gpu, x), predict_logits(on_cpu, x), rtol=1e-3, atol=1e-3)
+    assert all(value.device.type == "cpu" for value in on_gpu.state_dict().values())

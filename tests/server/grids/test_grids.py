@@ -15,7 +15,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common.constant import ErrorCode
 
 from common.errors import ConfigError, RunError
-from server.grids import LocalGrid, RayGrid
+from server.grids import ActorNeeds, LocalGrid, RayGrid
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
@@ -273,7 +273,7 @@ def test_killed_actor_costs_one_reply_and_comes_back(ray_grid, tmp_path):
 
 
 def test_app_that_cannot_be_imported_is_an_error_reply(ray_grid):
-    with RayGrid("no_such_app:app", num_nodes=1, run_config={}, actor_cpus=0) as grid:
+    with RayGrid("no_such_app:app", num_nodes=1, run_config={}, needs=ActorNeeds(cpus=0)) as grid:
         grid.set_run(grid.run)
         [reply] = grid.send_and_receive([tell(1)])
     ray_grid.set_run(ray_grid.run)
@@ -326,11 +326,15 @@ CLUSTER_DRIVER = """
 import json, os, signal, sys
 from pathlib import Path
 from flwr.app import ConfigRecord, Message, RecordDict
-from server.grids import RayGrid
+from server.grids import ActorNeeds, RayGrid
 say = lambda node, **order: Message(RecordDict({"order": ConfigRecord(order)}), node, "train")
 with RayGrid("echo_app:app", num_nodes=4, run_config={"seed": 7}, ray_address=sys.argv[1],
              working_dir=Path(sys.argv[2])) as grid:
     replies = grid.send_and_receive([say(node, action="where", seconds=0.5) for node in range(1, 5)])
+    needs = ActorNeeds(cpus=0, kinds=("board",))
+    with RayGrid("echo_app:app", num_nodes=2, run_config={"seed": 7}, needs=needs) as boards:
+        replies += boards.send_and_receive([say(node, action="where", seconds=0.1) for node in (1, 2)])
+    grid.set_run(grid.run)
     print(json.dumps([{"facts": dict(reply.content["facts"])} for reply in replies]), flush=True)
     message_ids = grid.push_messages([say(node, action="sleep", seconds=4.0) for node in range(1, 3)])
     grid.pull_messages(message_ids)
@@ -384,7 +388,9 @@ def test_existing_cluster_is_shipped_the_code_and_survives_a_node():
             assert head.poll() is None, log.read_text()
             time.sleep(0.1)
         address = found[1]
-        second, log = start_ray(f"--address={address}", temp_dir=temp_dir, environment=environment)
+        second, log = start_ray(
+            f"--address={address}", '--resources={"board": 2}', temp_dir=temp_dir, environment=environment,
+        )  # fmt: skip
         started.append(second)
         while "Ray runtime started" not in log.read_text():
             assert second.poll() is None, log.read_text()
@@ -394,7 +400,8 @@ def test_existing_cluster_is_shipped_the_code_and_survives_a_node():
             cwd=temp_dir, env=environment | {"PYTHONPATH": str(ROOT)},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
-        first = [reply["facts"] for reply in json.loads(driver.stdout.readline())]
+        found = [reply["facts"] for reply in json.loads(driver.stdout.readline())]
+        first, on_boards = found[:4], found[4:]
         end(started.pop())
         after, _ = driver.communicate("go\n", timeout=60)
     finally:
@@ -403,6 +410,7 @@ def test_existing_cluster_is_shipped_the_code_and_survives_a_node():
         shutil.rmtree(temp_dir, ignore_errors=True)
     assert all("runtime_resources" in found["code"] for found in first)
     assert len({found["ray_node"] for found in first}) == 2
+    assert len({found["ray_node"] for found in on_boards}) == 1  # only one machine is a board
     assert json.loads(after) == {"num_errors": 1, "num_answered": 4}
 
 

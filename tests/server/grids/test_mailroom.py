@@ -71,3 +71,25 @@ def test_message_that_travels_alone_shares_no_batch():
     for each in reversed(taken):
         mail.put_back(replace(each, travels_alone=each.node_id == 2))
     assert [nodes(mail.take(0, at_most=3)) for _ in range(3)] == [[1], [2], [3]]
+
+
+def test_nodes_and_hosts_of_a_kind_stay_among_themselves():
+    mail = Mailroom(4, num_kinds=2)
+    homes = {node_id: mail.put(job(node_id)) for node_id in range(1, 8)}
+    assert homes == {1: 0, 2: 1, 3: 2, 4: 3, 5: 0, 6: 1, 7: 2}
+    taken = [nodes(mail.take(0)) for _ in range(5)]
+    assert sorted(node for part in taken for node in part) == [
+        1,
+        3,
+        5,
+        7,
+    ]  # helps host 2 out, but not 1 and 3
+    assert taken[-1] == []
+
+
+def test_a_batch_is_a_fair_share_of_what_its_kind_may_take():
+    mail = Mailroom(3, num_kinds=2)
+    for node_id in (1, 2, 3, 4, 6):
+        mail.put(job(node_id))
+    assert nodes(mail.take(1, at_most=32)) == [2, 4, 6]
+    assert nodes(mail.take(0, at_most=32)) == [1]
