@@ -1,18 +1,30 @@
-"""The node's app, on nodes that die or freeze in the middle of a round, as the environment says.
+"""The node's app, on nodes that die, freeze or fail in the middle of a round, as the environment says.
 
-CHAOS_KILLED and CHAOS_FROZEN are "round:node,node"; a frozen process leaves its id in CHAOS_FOLDER.
+CHAOS_STRUCK is JSON, {"round": {"partition": moment}}, the moment one of
+
+    before   killed as it gets its task
+    during   killed in the middle of training
+    upload   killed when half of what it sends has arrived
+    after    killed with everything on disk and sent, and nothing answered
+    frozen   stopped as it gets its task; its process id is left in CHAOS_FOLDER
+    raises   answers with an error: what the coordinator should make of all the others
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from clients import app as node
+from clients import tasks
+from clients.labels import send
 from common.wire import unpack
 from protos.fedstill.v1 import fleet_pb2
 
@@ -23,17 +35,43 @@ app.train("control")(node.control)
 app.evaluate()(node.close)
 
 
-def is_struck(name: str, task: fleet_pb2.TaskRequest, context: Context) -> bool:
-    round_number, _, nodes = os.environ[name].partition(":")
-    return task.round == int(round_number) and str(context.node_config["partition-id"]) in nodes.split(",")
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_at_third_step(seconds: float) -> object:
+    return lambda step: die() if step == 3 else False
+
+
+def die_in_mid_upload(upload: send._Upload, arrived: set[int]) -> Iterator[bytes]:
+    messages = whole_upload(upload, arrived)
+    yield next(messages)
+    yield next(messages)
+    time.sleep(0.5)  # long enough for the first chunk to arrive
+    assert next(messages, None) is not None, "there is no second half to be missed"
+    die()
+
+
+whole_upload = send._Upload._messages
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     task = unpack(message.content, fleet_pb2.TaskRequest)
-    if is_struck("CHAOS_KILLED", task, context):
-        os.kill(os.getpid(), signal.SIGKILL)
-    if is_struck("CHAOS_FROZEN", task, context):
-        (Path(os.environ["CHAOS_FOLDER"]) / "frozen").write_text(str(os.getpid()))
-        os.kill(os.getpid(), signal.SIGSTOP)
+    struck = json.loads(os.environ["CHAOS_STRUCK"]).get(str(task.round), {})
+    match struck.get(str(context.node_config["partition-id"])):
+        case "before":
+            die()
+        case "during":
+            tasks._deadline = die_at_third_step
+        case "upload":
+            send._Upload._messages = die_in_mid_upload
+        case "after":
+            node.train(message, context)
+            die()
+        case "frozen":
+            (Path(os.environ["CHAOS_FOLDER"]) / "frozen").write_text(str(os.getpid()))
+            os.kill(os.getpid(), signal.SIGSTOP)
+        case "raises":
+            raise RuntimeError("as told")
     return node.train(message, context)

@@ -115,6 +115,31 @@ def test_a_node_whose_disk_is_full_keeps_the_student_that_it_has(small_disk: Pat
     assert store.student_path(2).stat().st_size == 1_000_000
 
 
+def test_nodes_whose_disk_fills_up_are_dropped_by_name_and_the_run_resumes(
+    warm: Any,
+    small_disk: Path,
+    tmp_path: Path,
+    patiently: Callable[..., None],
+    ending: Callable[[Path], dict[str, Any]],
+    whole: Callable[[Path], None],
+) -> None:
+    settings = [part for item in QUICK for part in ("--set", item)]
+    begin = ["simulate", "--grid", "local", *settings, "--run-dir"]
+    run_dir = tmp_path / "run"
+    life = warm.start(*begin, str(run_dir), "--set", f"exchange.cache_dir={small_disk}")
+    rounds = run_dir / "rounds.jsonl"
+    patiently(lambda: rounds.exists() and rounds.read_text().strip(), within_seconds=60, what="first round")
+    filler = fill(small_disk, but_bytes=0)
+    assert life.end() == 1
+    whole(run_dir)
+    assert "of 3 nodes gave an answer that can be used" in life.complaint()
+    assert "No space left" in life.complaint()
+    filler.unlink()
+    assert warm.start("simulate", "--grid", "local", "--resume", str(run_dir)).end() == 0
+    assert warm.start(*begin, str(tmp_path / "whole")).end() == 0
+    assert ending(run_dir) == ending(tmp_path / "whole")
+
+
 def test_a_cache_whose_disk_is_full_says_so_and_fetches_when_there_is_space(
     small_disk: Path, tmp_path: Path
 ) -> None:

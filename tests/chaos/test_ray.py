@@ -20,13 +20,14 @@ from common.config import Config, flatten, load_config
 from server.app import make_app
 from server.checkpoints import load_state
 from server.events import RoundClosed
-from server.grids import RayGrid
+from server.grids import LocalGrid, RayGrid
+from server.grids.hosted_grid import HostedGrid
 from server.simulate import simulate
 from server.summary import read_summary
 
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[2]
-DEADLINE_SECONDS = 15.0
+DEADLINE_SECONDS = 20.0
 FAULTY = (
     "teacher.num_epochs=15",
     "teacher.num_threads=1",
@@ -41,29 +42,46 @@ FAULTY = (
     f"federation.deadline_seconds={DEADLINE_SECONDS}",
     "exchange.collect_artefacts=false",
 )
+UPLOADING = (
+    "federation.scheme=ensemble",
+    "federation.num_nodes=6",
+    "federation.num_rounds=4",
+    "federation.num_actors=2",
+    "federation.control_fraction=0.0",
+    "federation.partitioner=iid",
+    "distill.num_epochs=1",
+    "data.num_public=200",
+    "exchange.chunk_bytes=4096",
+    "monitoring.enabled=false",
+)
 KILLED, FROZEN = ["node-0001", "node-0004", "node-0007"], "node-0002"
 
 
-def run_on_ray(config: Config, run_dir: Path, observe: Callable[[object], None]) -> None:
+def run_on(grid: HostedGrid, config: Config, run_dir: Path, observe: Callable[[object], None]) -> None:
     run_config = flatten(config) | {"run.dir": str(run_dir)}
+    context = Context(
+        run_id=grid.run.run_id, node_id=0, node_config={}, state=RecordDict(), run_config=run_config
+    )
+    make_app([observe])(grid, context)
+
+
+def run_on_ray(
+    config: Config, run_dir: Path, observe: Callable[[object], None], *, struck: dict[str, dict[str, str]]
+) -> None:
     environment = {
-        "CHAOS_KILLED": "2:1,4,7",
-        "CHAOS_FROZEN": "3:2",
+        "CHAOS_STRUCK": json.dumps(struck),
         "CHAOS_FOLDER": str(run_dir),
         "FEDSTILL_HOME": os.environ["FEDSTILL_HOME"],
     }
     with RayGrid(
         "fragile_app:app",
         num_nodes=config.federation.num_nodes,
-        run_config=run_config,
+        run_config=flatten(config) | {"run.dir": str(run_dir)},
         num_actors=config.federation.num_actors,
         working_dir=Path(__file__).parent,
         environment=environment,
     ) as grid:
-        context = Context(
-            run_id=grid.run.run_id, node_id=0, node_config={}, state=RecordDict(), run_config=run_config
-        )
-        make_app([observe])(grid, context)
+        run_on(grid, config, run_dir, observe)
 
 
 def test_rounds_end_in_time_when_nodes_die_or_freeze_and_the_fleet_learns_on(tmp_path: Path) -> None:
@@ -75,7 +93,8 @@ def test_rounds_end_in_time_when_nodes_die_or_freeze_and_the_fleet_learns_on(tmp
             if event.round == 3:
                 os.kill(int((tmp_path / "ray" / "frozen").read_text()), signal.SIGCONT)
 
-    run_on_ray(config, tmp_path / "ray", watch)
+    struck = {"2": {"1": "before", "4": "during", "7": "after"}, "3": {"2": "frozen"}}
+    run_on_ray(config, tmp_path / "ray", watch, struck=struck)
     lines = [json.loads(line) for line in (tmp_path / "ray" / "rounds.jsonl").read_text().splitlines()]
     answered = [{node["node_id"] for node in line["nodes"]} for line in lines]
     everyone = {f"node-{index:04d}" for index in range(10)}
@@ -91,6 +110,24 @@ def test_rounds_end_in_time_when_nodes_die_or_freeze_and_the_fleet_learns_on(tmp
     struck = read_summary(tmp_path / "ray")
     print(f"accuracy {struck.fleet.accuracy_mean:.4f} with faults, {calm.fleet.accuracy_mean:.4f} without")
     assert abs((struck.fleet.accuracy_mean or 0) - (calm.fleet.accuracy_mean or 1)) < 0.01
+
+
+def test_the_aggregate_is_that_of_who_answered_wherever_the_others_were_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: Callable[[Path], dict[str, Any]]
+) -> None:
+    config = load_config(overrides=UPLOADING)
+    moments = {"0": "upload", "1": "before", "3": "during", "4": "after"}
+    run_on_ray(config, tmp_path / "ray", lambda event: None, struck={"2": moments})
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.setenv("CHAOS_STRUCK", json.dumps({"2": dict.fromkeys(moments, "raises")}))
+    run_dir = tmp_path / "local"
+    run_config = flatten(config) | {"run.dir": str(run_dir)}
+    with LocalGrid("fragile_app:app", num_nodes=6, run_config=run_config) as grid:
+        run_on(grid, config, run_dir, lambda event: None)
+    found = ending(tmp_path / "ray")
+    assert [line["num_dropped"] for line in found["rounds"]] == [0, 4, 0, 0]
+    assert len({line["label_set_id"] for line in found["rounds"]}) == 4  # each round's aggregate is new
+    assert found == ending(run_dir)
 
 
 def test_a_coordinator_killed_above_its_actors_leaves_none_and_resumes_to_the_identical_ending(
