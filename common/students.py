@@ -85,6 +85,11 @@ def export_student(
     return ExportedStudent(fp32_model, export_model(job))
 
 
+@functools.cache
+def _version(name: str) -> str:
+    return metadata.version(name)
+
+
 def describe_student(
     student: nn.Module,
     design: StudentDesign,
@@ -131,7 +136,7 @@ def describe_student(
             "steps": costs,
             "plan": design.compression.to_json(),
         },
-        "versions": {name: metadata.version(name) for name in ("fedstill", "onnxruntime", "torch")},
+        "versions": {name: _version(name) for name in ("fedstill", "onnxruntime", "torch")},
         "origin": origin,
         "host": describe_host(),
     }

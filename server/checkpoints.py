@@ -1,11 +1,12 @@
 """The state of a federation, committed once per round.
 
-One file holds all that a resumed run needs; it is replaced atomically, so that a
-run is always either before or after a round. `rounds.jsonl` is written from it.
+One file says which round was committed and how all nodes stand; it is replaced atomically,
+so that a run is always either before or after a round. What the rounds were like is in
+`rounds.jsonl` alone: a line that the state does not know of yet is no round.
 
     config.toml             written first
+    rounds.jsonl            a line per round; replaced just before the state
     checkpoints/state.json  makes the folder a run; replaced once per round
-    rounds.jsonl            follows the state, and is written again when a run resumes
     lock                    held (flock) by the one coordinator; it ends with its holder
 """
 
@@ -19,13 +20,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from common.devices import DeviceProfile
 from common.errors import DataError, UsageError
 from common.files import write_text_atomically
 
 STATE_FILE = Path("checkpoints") / "state.json"
+ROUNDS_FILE = "rounds.jsonl"
 LOCK_FILE = "lock"
 
 
@@ -124,14 +126,23 @@ class FederationState(BaseModel):
     exchange: dict[str, Any] = {}
     """What the next round fetches, in schemes that change it: digests and counts."""
     nodes: dict[str, NodeState] = {}
-    rounds: list[dict[str, Any]] = []
+    rounds: list[dict[str, Any]] = Field(default=[], exclude=True)
+    """The lines of `rounds.jsonl`."""
 
 
 def commit_state(state: FederationState, run_dir: Path) -> None:
-    """Writes the state and then `rounds.jsonl`, each atomically."""
+    """Writes `rounds.jsonl`, where it is not there yet, and then the state, each atomically."""
+    path = run_dir / ROUNDS_FILE
+    lines = _read_lines(path) if path.exists() else None
+    if lines is None or len(lines) != len(state.rounds):
+        lines = (lines or [])[: len(state.rounds)]
+        lines += [json.dumps(line, sort_keys=True) + "\n" for line in state.rounds[len(lines) :]]
+        write_text_atomically(path, "".join(lines))
     write_text_atomically(run_dir / STATE_FILE, state.model_dump_json(indent=1))
-    lines = [json.dumps(line, sort_keys=True) + "\n" for line in state.rounds]
-    write_text_atomically(run_dir / "rounds.jsonl", "".join(lines))
+
+
+def _read_lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines(keepends=True)
 
 
 @contextmanager
@@ -166,6 +177,8 @@ def sweep(run_dir: Path) -> None:
     for name in ("config.toml", "rounds.jsonl", "summary.json", "report.html", "*.safetensors", "*.npy"):
         for leftover in run_dir.glob(f".{name}.*"):
             leftover.unlink(missing_ok=True)
+    for leftover in run_dir.glob("nodes/*/.predictions.npy.*"):
+        leftover.unlink(missing_ok=True)
     for leftover in (run_dir / STATE_FILE).parent.glob(f".{STATE_FILE.name}.*"):
         leftover.unlink(missing_ok=True)
 
@@ -174,11 +187,11 @@ def load_state(run_dir: Path) -> FederationState:
     """Reads the last committed state.
 
     Raises:
-        DataError: The folder is no run folder, or of another version.
+        DataError: The folder is no run folder, or of another version, or its rounds are gone.
     """
     path = run_dir / STATE_FILE
     try:
-        return FederationState.model_validate_json(path.read_text(encoding="utf-8"))
+        state = FederationState.model_validate_json(path.read_text(encoding="utf-8"))
     except OSError:
         raise DataError(
             f"nothing to resume in {run_dir}: expected {STATE_FILE}, which a run writes as it begins;"
@@ -187,3 +200,19 @@ def load_state(run_dir: Path) -> FederationState:
     except ValueError as error:
         first = str(error).splitlines()[0]
         raise DataError(f"{path} does not fit this version: {first}") from None
+    return state.model_copy(update={"rounds": _read_rounds(run_dir / ROUNDS_FILE, num_rounds=state.round)})
+
+
+def _read_rounds(path: Path, *, num_rounds: int) -> list[dict[str, Any]]:
+    if not num_rounds:
+        return []
+    try:
+        rounds = [json.loads(line) for line in _read_lines(path)[:num_rounds]]
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read {path} ({error}); the run cannot be resumed without it") from None
+    if len(rounds) < num_rounds:
+        raise DataError(
+            f"{path} holds {len(rounds)} of {num_rounds} committed rounds; bring the rest back, or begin anew"
+            " in an empty folder"
+        )
+    return rounds

@@ -20,13 +20,13 @@ from server.guard import Guard
 from server.label_figures import measure_entropy
 from server.labels import UploadStore
 from server.planner.planner import make_planner
+from server.predictions import PredictionWriter
 from server.preparation import Prepared, Run, check_names, judge_teacher, prepare
 from server.publication import Publication
 from server.quality import compare_models
 from server.report import write_report
 from server.reports import ReplyScore
 from server.schemes import Contribution, get_scheme
-from server.scoring import write_predictions
 from server.strategy import FedDistill
 from server.summarise import write_summary
 
@@ -51,10 +51,23 @@ def run_federation(grid: Grid, run: Run) -> Path:
     check_names(run.config)
     prepared = prepare(run)
 
+    with PredictionWriter(run.run_dir) as predictions:
+        strategy = _run_rounds(grid, run, prepared, predictions, begin=begin)
+    with timed_phase(run.observe, "report"):
+        summary_path = _sum_up(run, prepared)
+        report_path = write_report(run.run_dir)
+    release_nodes(grid, strategy)
+    run.observe(RunFinished(str(run.run_dir), str(report_path)))
+    return summary_path
+
+
+def _run_rounds(
+    grid: Grid, run: Run, prepared: Prepared, predictions: PredictionWriter, *, begin: float
+) -> FedDistill:
+    """Runs what is left of rounds and closing, committing each."""
+
     def commit(state: FederationState, scores: list[ReplyScore]) -> None:
-        for score in scores:
-            path = run.run_dir / "nodes" / score.node_id / "predictions.npy"
-            write_predictions(path, score.classes_S, score.confidences_S, score.fp32_classes_S)
+        predictions.commit(scores)
         state.wall_seconds = time.monotonic() - begin
         commit_state(state, run.run_dir)
 
@@ -65,6 +78,7 @@ def run_federation(grid: Grid, run: Run) -> Path:
         state=run.state,
         num_public=len(prepared.exchange.splits.public),
         observe=run.observe,
+        stage=predictions.stage,
         commit=commit,
         planner=make_planner(run.config, prepared.exchange, run.observe),
     )
@@ -79,12 +93,7 @@ def run_federation(grid: Grid, run: Run) -> Path:
         close_run(grid, strategy, run.observe)
         run.state.is_closed = True
         commit(run.state, [])
-    with timed_phase(run.observe, "report"):
-        summary_path = _sum_up(run, prepared)
-        report_path = write_report(run.run_dir)
-    release_nodes(grid, strategy)
-    run.observe(RunFinished(str(run.run_dir), str(report_path)))
-    return summary_path
+    return strategy
 
 
 def _close_the_loop(run: Run, prepared: Prepared, strategy: FedDistill) -> None:

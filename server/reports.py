@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,11 @@ class ReplyScore:
     report_bytes: int
     prediction_bytes: int
     contribution: Contribution | None = None
+
+    def without_predictions(self) -> ReplyScore:
+        """The same, without what a thousand nodes' evaluation would fill the memory with."""
+        nothing = np.empty(0)
+        return replace(self, classes_S=nothing, confidences_S=nothing, fp32_classes_S=nothing)
 
 
 def score_reply(response: fleet_pb2.TaskResponse, truth: Truth, task: fleet_pb2.TaskRequest) -> ReplyScore:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from flwr.app import MetricRecord
 
 from common.config import FederationConfig
 from server.checkpoints import FederationState
@@ -13,6 +14,19 @@ from server.events import ReplyDropped
 from server.reports import ReplyScore
 from server.resting import record_success
 from server.scoring import Truth
+
+
+def sum_up(scores: list[ReplyScore], dropped: list[ReplyDropped]) -> MetricRecord | None:
+    """Computes a round's mean figures, None where no answer was good; both lists are sorted by node.
+
+    Answers come in any order, and what is made of them must not depend on it.
+    """
+    scores.sort(key=lambda score: score.node_id)
+    dropped.sort(key=lambda drop: drop.node_id)
+    if not scores:
+        return None
+    accuracy = float(np.mean([score.figures["accuracy"] for score in scores]))
+    return MetricRecord({"accuracy_mean": accuracy, "num_replied": len(scores)})
 
 
 def mark_answers(state: FederationState, scores: Sequence[ReplyScore]) -> None:

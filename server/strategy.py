@@ -50,6 +50,7 @@ from server.rounds import (
     mark_answers,
     mark_shared,
     measure_gap,
+    sum_up,
 )
 from server.sampling import await_fleet, sample_nodes
 from server.schemes import Contribution
@@ -77,6 +78,7 @@ class FedDistill(Strategy):
         state: FederationState,
         num_public: int,
         observe: Callable[[Event], None] = _log,
+        stage: Callable[[ReplyScore], None] | None = None,
         commit: Callable[[FederationState, list[ReplyScore]], None] | None = None,
         planner: Planner | None = None,
     ) -> None:
@@ -89,6 +91,7 @@ class FedDistill(Strategy):
             state: Where to begin: a fresh state, or the one to resume from.
             num_public: Public samples; they set the steps of a round in every scheme.
             observe: Told of everything that happens.
+            stage: Called with each good answer as it comes; only then are its predictions there.
             commit: Called with the state and the round's scored answers when a round is over.
             planner: Plans students and codecs; None goes by the configuration alone.
         """
@@ -100,7 +103,7 @@ class FedDistill(Strategy):
         self.num_steps = config.distill.num_epochs * steps_per_epoch(num_public, config.distill.batch_size)
         self.planner = planner or Planner(config, publication.spec, observe)
         self._observe = observe
-        self._commit = commit
+        self._stage, self._commit = stage, commit
         self._receive: Receive | None = None
         self._conclude: Conclude | None = None
         self._last_round = config.federation.num_rounds
@@ -225,22 +228,19 @@ class FedDistill(Strategy):
             None for both where no answer was good.
         """
         self._scores, self._dropped = [], []
-        for reply in sorted(replies, key=lambda reply: self.fleet.name(reply.metadata.src_node_id)):
-            node_id = self.fleet.name(reply.metadata.src_node_id)
-            try:
-                response = read_answer(
-                    reply, run_id=self.state.run_id, round_number=server_round, node_id=node_id
-                )
-                score = self._score(response, self.publication)
-            except (UnusedReplyError, ExchangeError) as error:
-                kind = error.kind if isinstance(error, UnusedReplyError) else "refused"
-                self._drop(ReplyDropped(server_round, node_id, kind, str(error)))
-                continue
-            self._scores.append(score)
-        if not self._scores:
-            return None, None
-        accuracy = float(np.mean([score.figures["accuracy"] for score in self._scores]))
-        return None, MetricRecord({"accuracy_mean": accuracy, "num_replied": len(self._scores)})
+        for reply in replies:
+            self._judge(reply, server_round)
+        return None, sum_up(self._scores, self._dropped)
+
+    def _judge(self, reply: Message, round_number: int) -> None:
+        """Takes one answer, while the other nodes still work."""
+        node_id = self.fleet.name(reply.metadata.src_node_id)
+        try:
+            run_id = self.state.run_id
+            response = read_answer(reply, run_id=run_id, round_number=round_number, node_id=node_id)
+            self._scores.append(self._score(response, self.publication))
+        except (UnusedReplyError, ExchangeError) as error:
+            self._drop(ReplyDropped(round_number, node_id, getattr(error, "kind", "refused"), str(error)))
 
     def _score(self, response: fleet_pb2.TaskResponse, publication: Publication) -> ReplyScore:
         node = self.state.nodes[response.node_id]
@@ -248,6 +248,9 @@ class FedDistill(Strategy):
         if self._receive is not None and self._wants_upload(response.round):
             score = replace(score, contribution=self._receive(response))
         account_traffic(node, score, self.planner.publication_of(node, publication))
+        if self._stage is not None:
+            self._stage(score)
+            score = score.without_predictions()
         self._observe(announce_reply(score, node))
         return score
 
@@ -318,11 +321,13 @@ class FedDistill(Strategy):
         num_needed = max(math.ceil(round(federation.quorum * self._num_wanted, 6)), federation.min_nodes)
         self._observe(PhaseStarted("round", len(messages), round_number, num_needed))
         sent = push(grid, self.fleet.mailbox, messages, round_number=round_number)
-        replies: list[Message] = []
+        self._scores, self._dropped = [], []
+        answers: list[bool] = []
 
         def keep(_: int, reply: Message) -> None:
-            replies.append(reply)
-            self._observe(PhaseAdvanced("round", len(replies)))
+            answers.append(not reply.has_error())
+            self._judge(reply, round_number)
+            self._observe(PhaseAdvanced("round", len(answers)))
 
         num_unanswered = collect(
             grid,
@@ -333,12 +338,12 @@ class FedDistill(Strategy):
             on_reply=keep,
             on_late=self.fleet.drop_late,
         )
-        _, metrics = self.aggregate_train(round_number, replies)
+        metrics = sum_up(self._scores, self._dropped)
         if metrics is None or len(self._scores) < federation.min_nodes:
             counts = {"num_good": len(self._scores), "num_sent": len(sent)}
             raise RunError(explain_failure(round_number, self._dropped, federation, **counts))
         failures = {drop.node_id: drop.reason for drop in self._dropped}
-        if not self._weighs_late and sum(not reply.has_error() for reply in replies) < num_needed:
+        if not self._weighs_late and sum(answers) < num_needed:
             # Only at the deadline: who is slower than a quorum has done nothing wrong.
             failures |= dict.fromkeys(self.fleet.list_silent(round_number), "timeout")
         self._timed_out = sorted(node_id for node_id, why in failures.items() if why == "timeout")
@@ -391,8 +396,5 @@ class FedDistill(Strategy):
         self.planner.close_round(reported, silent, self.publication, rounds_left=rounds_left)
         if self._commit is not None:
             self._commit(self.state, everyone)
-        self._observe(
-            RoundClosed(
-                round_number, accuracy, num_sampled, len(scores), num_dropped, seconds, gap, self._num_rested
-            )
-        )
+        counts = num_sampled, len(scores), num_dropped
+        self._observe(RoundClosed(round_number, accuracy, *counts, seconds, gap, self._num_rested))

@@ -83,12 +83,36 @@ def test_a_run_that_ended_before_its_first_state_cannot_be_resumed(tmp_path: Pat
     assert [path.name for path in tmp_path.iterdir()] == ["config.toml"]
 
 
-def test_resuming_writes_rounds_jsonl_that_a_kill_left_behind(tmp_path: Path) -> None:
+def test_resuming_drops_a_round_that_a_kill_left_without_its_state(tmp_path: Path) -> None:
     commit_state(a_state(), tmp_path)
-    (tmp_path / "rounds.jsonl").write_text("")
+    with (tmp_path / "rounds.jsonl").open("a") as file:
+        file.write(json.dumps({"round": 2, "nodes": []}) + "\n")
     with open_run(Config(), run_dir=tmp_path, resume=True) as (_, state):
         assert state.num_resumes == 1
-        assert json.loads((tmp_path / "rounds.jsonl").read_text())["round"] == 1
+        (line,) = (tmp_path / "rounds.jsonl").read_text().splitlines()
+        assert json.loads(line)["round"] == 1
+
+
+@pytest.mark.parametrize("content", [None, "", '{"rou'])
+def test_a_run_whose_committed_rounds_are_gone_is_not_resumed(content: str | None, tmp_path: Path) -> None:
+    commit_state(a_state(), tmp_path)
+    (tmp_path / "rounds.jsonl").unlink()
+    if content is not None:
+        (tmp_path / "rounds.jsonl").write_text(content)
+    with pytest.raises(DataError, match=r"rounds\.jsonl"):
+        load_state(tmp_path)
+
+
+def test_a_state_does_not_grow_with_the_rounds(tmp_path: Path) -> None:
+    state = a_state()
+    commit_state(state, tmp_path)
+    size = (tmp_path / STATE_FILE).stat().st_size
+    for number in range(2, 10):
+        state.round = number
+        state.rounds.append({"round": number, "nodes": [{"node_id": "node-0000"}] * 100})
+        commit_state(state, tmp_path)
+    assert (tmp_path / STATE_FILE).stat().st_size == size
+    assert load_state(tmp_path) == state
 
 
 def test_a_strangers_folder_stays_as_it_was(tmp_path: Path) -> None:
