@@ -3,6 +3,7 @@
 Flower's run configuration is flat, with dotted keys; all three meet in `Config`.
 """
 
+from common.config.federation import FederationConfig
 from common.config.reading import build_config, defaults, flatten, from_run_config, load_config, to_toml
 from common.config.reference import reference
 from common.config.schema import (
@@ -11,14 +12,12 @@ from common.config.schema import (
     DataConfig,
     DistillConfig,
     ExchangeConfig,
-    FederationConfig,
     MonitoringConfig,
     PrivacyConfig,
-    Scalar,
-    Section,
     StudentConfig,
     TeacherConfig,
 )
+from common.config.section import Scalar, Section
 
 __all__ = [
     "CompressConfig",

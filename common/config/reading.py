@@ -11,7 +11,8 @@ from typing import Any
 import tomli_w
 from pydantic import ValidationError
 
-from common.config.schema import Config, Scalar
+from common.config.schema import Config
+from common.config.section import Scalar
 from common.errors import ConfigError
 
 
