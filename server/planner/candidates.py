@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from common.compressors import CompressionPlan, make_plan
 from common.compressors.plan import without_compression
@@ -91,11 +92,17 @@ def list_candidates(config: Config, spec: InputSpec) -> list[Candidate]:
 
 
 def list_compressions(config: Config) -> list[CompressionPlan]:
-    """Lists the compressions to choose from: floats, 8 bits, and the configuration's own."""
+    """Lists the compressions to choose from, the configuration's own among them.
+
+    Floats; 8 bits, plain and packed; 4 bits packed, which are computed in floats. ExecuTorch takes
+    seconds to export for, so its files are candidates only where `compress.runtime` names it.
+    """
     num_calibration = config.compress.num_calibration
-    plans = [
-        make_plan(steps="", bits=32, num_calibration=num_calibration),
-        make_plan(steps="quantise", bits=8, num_calibration=num_calibration),
-        config.compress.plan,
+    forms: list[dict[str, Any]] = [
+        {"steps": "", "bits": 32},
+        {"steps": "quantise", "bits": 8},
+        {"steps": "quantise", "bits": 8, "storage": "packed"},
+        {"steps": "quantise", "bits": 4, "storage": "packed"},
     ]
-    return list(dict.fromkeys(plans))
+    plans = [make_plan(num_calibration=num_calibration, **form) for form in forms]
+    return list(dict.fromkeys([*plans, config.compress.plan]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from common.devices import DeviceProfile
 from server.planner.candidates import Candidate
@@ -57,8 +58,12 @@ class Conditions:
         return option.fp32_latency_seconds * self._scale("fp32")
 
     def _scale(self, arithmetic: str) -> float:
-        # Four and one bits are storage: they are computed in floats.
-        return self.latency_scale.get("int8" if arithmetic == "int8" else "fp32", 1.0)
+        return self.latency_scale.get(computes_in(arithmetic), 1.0)
+
+
+def computes_in(arithmetic: str) -> Literal["fp32", "int8"]:
+    """Says what weights are computed in: those of 4 bits in floats, those of 1 bit in 8 bits."""
+    return "int8" if arithmetic in ("int8", "binary") else "fp32"
 
 
 @dataclass(frozen=True)

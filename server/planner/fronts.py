@@ -11,7 +11,7 @@ from common.devices import DeviceProfile
 from common.devices.suite import host_speed
 from common.errors import UsageError
 from common.files import default_home
-from server.events import Observer, PhaseAdvanced, timed_phase
+from server.events import Observer, PhaseAdvanced, Warned, timed_phase
 from server.exchange import Exchange
 from server.flips import read_encoder
 from server.planner.candidates import Candidate, list_candidates
@@ -55,6 +55,7 @@ class Front:
                     self._subject,
                     cache_dir=self._cache_dir / "costs",
                     on_done=lambda done: self._observe(PhaseAdvanced("measuring", done)),
+                    on_skip=lambda text: self._observe(Warned(text)),
                 )
             self._options = {
                 candidate: Option(

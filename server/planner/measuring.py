@@ -18,11 +18,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from common.artefact import collect_files, write_artefact
+from common.compressors.lowrank import factorise_layers
+from common.compressors.pruning import count_channels, prune_channels
+from common.costs import count_macs
 from common.devices.suite import measure_quiet_latency
 from common.encoders import Encoder
+from common.errors import FedStillError
 from common.files import write_text_atomically
 from common.models import InputSpec
 from common.runtime import describe_host
@@ -30,6 +33,7 @@ from common.runtimes import get_runtime
 from common.students import StudentDesign, build_student, describe_student, export_student
 from common.training import count_bytes, count_parameters
 from server.planner.candidates import Candidate
+from server.planner.choice import computes_in
 
 _FLOAT_BYTES = 4
 
@@ -73,6 +77,7 @@ def measure_costs(
     *,
     cache_dir: Path,
     on_done: Callable[[int], None] = lambda _: None,
+    on_skip: Callable[[str], None] = lambda _: None,
 ) -> dict[Candidate, Cost]:
     """Measures candidates, or reads what was measured before on this host.
 
@@ -81,16 +86,23 @@ def measure_costs(
         subject: What they are built for.
         cache_dir: Folder of measurements.
         on_done: Told how many are done.
+        on_skip: Told of a candidate that cannot be exported, and why.
 
     Returns:
-        Cost by candidate.
+        Cost by candidate; those that cannot be exported are left out.
     """
     found = {}
     for number, candidate in enumerate(candidates, start=1):
         path = cache_dir / f"{_identify(candidate, subject)}.json"
         cost = _read(path)
         if cost is None:
-            cost = measure_cost(candidate, subject)
+            try:
+                cost = measure_cost(candidate, subject)
+            except FedStillError as error:
+                if candidate == candidate.uncompressed:
+                    raise
+                on_skip(f"{candidate.describe()} is no candidate: {error}")
+                continue
             write_text_atomically(path, json.dumps(asdict(cost)) + "\n")
         found[candidate] = cost
         on_done(number)
@@ -122,10 +134,22 @@ def measure_cost(candidate: Candidate, subject: Subject) -> Cost:
     """Measures one candidate: a real artefact, written to disk and run at batch 1."""
     design = subject.design(candidate)
     student = build_student(design, seed=0)
+    reshape_student(student, candidate, subject.spec)
     exported = export_student(student, design, calibration_S=subject.calibration_S)
+    # What each step is said to have cost, with figures of the usual length.
+    costs = [
+        {
+            "step": step,
+            "accuracy_before": 2 / 3,
+            "accuracy_at_once": 2 / 3,
+            "bytes_before": count_bytes(student),
+            "bytes_after": count_bytes(student),
+        }
+        for step in candidate.compression.steps
+    ]
     origin = {"run_id": "0" * 48, "node_id": "node-0000", "round": 10, "student_sha256": "0" * 64}
     manifest = describe_student(
-        student, design, exported, num_calibration=len(subject.calibration_S), costs=[], origin=origin
+        student, design, exported, num_calibration=len(subject.calibration_S), costs=costs, origin=origin
     )
     # What the rounds and the end of a run add, with figures of the usual length.
     manifest |= {
@@ -137,18 +161,37 @@ def measure_cost(candidate: Candidate, subject: Subject) -> Cost:
     files = collect_files(exported.model.files, encoder=subject.encoder)
     with tempfile.TemporaryDirectory() as folder:
         artefact_bytes = write_artefact(Path(folder), files, manifest)
-    predict = get_runtime(exported.model.runtime).open(
-        exported.model.files, num_threads=1, options=exported.model.session_options
+    runtime = get_runtime(exported.model.runtime)
+    predict = runtime.open(exported.model.files, num_threads=1, options=exported.model.session_options)
+    is_integer = computes_in(candidate.arithmetic) == "int8"
+    plain = (
+        exported.model.files.values()
+        if runtime.to_graph is None
+        else [runtime.to_graph(exported.model.files)]
     )
-    is_integer = candidate.arithmetic == "int8"
-    weights = sum(map(len, exported.model.files.values())) if is_integer else count_bytes(student)
+    weights = sum(map(len, plain)) if is_integer else count_bytes(student)
     return Cost(
         artefact_bytes=artefact_bytes,
         memory_bytes=weights + measure_activations(student, subject.calibration_S[:1]),
         num_parameters=count_parameters(student),
-        num_macs=count_macs(student, subject.calibration_S[:1]),
-        latency_seconds=measure_quiet_latency(predict, subject.calibration_S[:1]),
+        num_macs=count_macs(student, subject.spec),
+        latency_seconds=measure_quiet_latency(predict, subject.calibration_S[:1], budget_seconds=0.3),
     )
+
+
+def reshape_student(student: nn.Module, candidate: Candidate, spec: InputSpec) -> None:
+    """Gives a student with random weights the shapes that its compression leaves.
+
+    Pruning takes the same part of every layer whatever the weights are; the ranks that
+    random weights need are higher than those of trained ones, so low rank is overestimated.
+    """
+    plan = candidate.compression
+    if "prune" in plan.steps:
+        prune_channels(
+            student, spec, original=count_channels(student), ratio=plan.prune_ratio, importance="magnitude"
+        )
+    if "lowrank" in plan.steps:
+        factorise_layers(student, energy=plan.energy, most=plan.rank)
 
 
 def measure_activations(model: nn.Module, x_S: np.ndarray) -> int:
@@ -169,11 +212,3 @@ def measure_activations(model: nn.Module, x_S: np.ndarray) -> int:
         for handle in handles:
             handle.remove()
     return largest
-
-
-def count_macs(model: nn.Module, x_S: np.ndarray) -> int:
-    """Counts the multiply-adds of these samples in convolutions and matrix products."""
-    counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad():
-        model.eval()(torch.from_numpy(np.array(x_S)))
-    return int(counter.get_total_flops()) // 2

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from common.compressors.recovery import make_recovery
 from common.files import write_text_atomically
 from common.losses import get_loss
 from common.runtime import predict_probabilities
@@ -69,15 +70,17 @@ def run_pilots(
         Pilot by candidate.
     """
     origin = _identify_origin(exchange)
-    trained: dict[tuple[str, float], tuple[nn.Module, float]] = {}
+    trained: dict[Candidate, tuple[nn.Module, float]] = {}
     found = {}
     for number, candidate in enumerate(candidates, start=1):
         path = cache_dir / f"{_identify(candidate, subject, exchange, origin)}.json"
         pilot = _read(path)
         if pilot is None:
-            if candidate.design not in trained:
-                trained = {candidate.design: train_pilot(candidate, subject, exchange)}
-            student, step_seconds = trained[candidate.design]
+            # One training serves all that is done to a student after it.
+            kind = candidate if candidate.compression.changes_training else candidate.uncompressed
+            if kind not in trained:
+                trained = {kind: train_pilot(kind, subject, exchange)}
+            student, step_seconds = trained[kind]
             accuracy = score_pilot(student, candidate, subject, exchange)
             pilot = Pilot(accuracy, step_seconds)
             write_text_atomically(path, json.dumps(asdict(pilot)) + "\n")
@@ -129,6 +132,13 @@ def train_pilot(candidate: Candidate, subject: Subject, exchange: Exchange) -> t
     """
     config = exchange.config
     student = build_student(subject.design(candidate), seed=stream_seed(config.seed, "pilot-weights"))
+    recovery = make_recovery(
+        candidate.compression,
+        subject.spec,
+        design=build_student(subject.design(candidate), seed=0),
+        measure=lambda _: None,
+        costs=[],
+    )
     ends = [time.perf_counter()]
 
     def note(_: int) -> bool:
@@ -152,6 +162,7 @@ def train_pilot(candidate: Candidate, subject: Subject, exchange: Exchange) -> t
             num_steps=NUM_STEPS,
             optimisation=Optimisation(config.distill.learning_rate, config.distill.weight_decay),
             on_step=note,
+            guest=None if recovery is None else recovery(NUM_STEPS),
         )
     return student, float(np.median(np.diff(ends)))
 

@@ -12,7 +12,7 @@ from common.compressors import make_plan
 from common.config import Config
 from server.checkpoints import NodePlan, NodeState
 from server.planner.candidates import Candidate
-from server.planner.choice import Choice, Conditions, Option, find_obstacle
+from server.planner.choice import Choice, Conditions, Option, computes_in, find_obstacle
 from server.planner.fronts import Front, scale_latencies
 
 # Latencies and steps over their budget by less than this are noise.
@@ -62,7 +62,7 @@ def observe_report(node: NodeState, option: Option) -> None:
     if steps and seconds > 0:
         node.step_seconds = seconds / steps
     scale = scale_latencies(node.profile)
-    own = "int8" if option.candidate.arithmetic == "int8" else "fp32"
+    own = computes_in(option.candidate.arithmetic)
     for key, arithmetic, expected in (
         ("fp32_latency_seconds_batch1", "fp32", option.fp32_latency_seconds),
         ("latency_seconds_batch1", own, option.latency_seconds),
@@ -82,7 +82,7 @@ def scale_to_device(node: NodeState, latency_seconds: float) -> float | None:
     if node.profile is None or not node.is_simulated:
         return None if node.profile is None else latency_seconds
     bits = node.plan.compression["bits"] if node.plan is not None else node.report.get("bits", 32)
-    return latency_seconds * scale_latencies(node.profile)["int8" if bits == 8 else "fp32"]
+    return latency_seconds * scale_latencies(node.profile)["int8" if bits in (8, 1) else "fp32"]
 
 
 def observe_timeout(node: NodeState, config: Config, *, num_steps: int) -> None:
