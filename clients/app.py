@@ -9,12 +9,13 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from clients.closing import close_run
+from clients.controls import train_control
 from clients.fetching import NodeContext
 from clients.labels import LabelCache, Transport
 from clients.node_config import CERTIFICATES_DIR, PROFILE
 from clients.node_store import NodeStore
 from clients.private import digest_private, load_private, name_node
-from clients.tasks import run_task, train_control
+from clients.tasks import run_task
 from common.certificates import read_credentials, sign_hello
 from common.config import from_run_config
 from common.devices import load_profile

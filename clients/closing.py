@@ -32,6 +32,10 @@ def close_run(node: NodeContext, request: fleet_pb2.ClosingRequest) -> fleet_pb2
     artefact_bytes = amend_manifest(
         artefact,
         accuracy={"value": request.accuracy, "n": request.num_evaluation_samples},
+        uncompressed_accuracy={
+            "value": request.uncompressed_accuracy if request.HasField("uncompressed_accuracy") else None,
+            "n": request.num_evaluation_samples,
+        },
         latency={"seconds_batch1": latency, "runtime": artefact.runtime, "num_threads": 1},
     )
     reply = fleet_pb2.ClosingResponse(

@@ -13,7 +13,7 @@ import numpy as np
 from torch import nn
 
 from clients.choice import choice_to_proto, read_choice, write_choice
-from clients.distil import Distillation, SoftLabels, train_alone
+from clients.distil import Distillation, SoftLabels
 from clients.fetching import Fetcher, NodeContext, fetch_labels, fetch_shared
 from clients.labels import upload_array
 from clients.node_store import read_rows, write_rows
@@ -83,11 +83,11 @@ def run_task(node: NodeContext, task: fleet_pb2.TaskRequest) -> fleet_pb2.TaskRe
         ExchangeError: Labels or samples could not be fetched, or the deadline passed.
         DataError: The node's data does not fit the coordinator's models.
     """
-    give_up = _deadline(task.deadline_seconds)
+    give_up = make_deadline(task.deadline_seconds)
     design = design_student(task.plan, task.input)
     watch, fetcher = _Stopwatch(), Fetcher(node, task.labels)
     encoder = fetcher.fetch_encoder()
-    node = _encoded(node, encoder)
+    node = with_encoder(node, encoder)
     check_private(node.private, design.spec, num_classes=len(design.class_names))
     node_id = node.private.node_id
 
@@ -101,12 +101,12 @@ def run_task(node: NodeContext, task: fleet_pb2.TaskRequest) -> fleet_pb2.TaskRe
         evaluation = fetcher.fetch(task.labels.evaluation_digest)
         validation = fetcher.fetch(task.labels.validation_digest)
     with watch.phase("train"):
-        initial = build_student(design, seed=_weights_seed(task, node_id))
+        initial = build_student(design, seed=weights_seed(task, node_id))
         base_round = 0 if task.starts_anew else task.base_round
         found = node.store.load_student(initial, base_round=base_round)
         costs = read_costs(node.store.artefact_dir(base_round)) if found and base_round else []
-        recovery = _make_recovery(node, design, costs)
-        outcome = _learn(node, task, initial, rows, labels, shared, recovery, give_up)
+        recovery = make_student_recovery(node, design, costs)
+        outcome = learn_round(node, task, initial, rows, labels, shared, recovery, give_up)
     student = outcome.student
     with watch.phase("export"):
         calibration = node.private.train.x_S if public is None else public
@@ -129,7 +129,7 @@ def run_task(node: NodeContext, task: fleet_pb2.TaskRequest) -> fleet_pb2.TaskRe
     with watch.phase("evaluate"):
         reply = _evaluate(node, exported, evaluation, validation)
         if task.wants_latency:
-            reply.latency_seconds_batch1 = measure_quiet_latency(_open(exported.model), evaluation)
+            reply.latency_seconds_batch1 = measure_quiet_latency(open_exported(exported.model), evaluation)
             reply.fp32_latency_seconds_batch1 = measure_quiet_latency(
                 open_graph(exported.fp32_model), evaluation
             )
@@ -167,7 +167,7 @@ def run_task(node: NodeContext, task: fleet_pb2.TaskRequest) -> fleet_pb2.TaskRe
     return reply
 
 
-def _weights_seed(task: fleet_pb2.TaskRequest, node_id: str) -> int:
+def weights_seed(task: fleet_pb2.TaskRequest, node_id: str) -> int:
     # Averaging only makes sense from a common beginning; elsewhere each node has its own.
     node = "" if task.hyperparameters.scheme == "weights" else node_id
     return stream_seed(task.seed, "student-weights", node=node)
@@ -199,7 +199,7 @@ def _send(
         reply.upload_counts.extend(upload.counts_R.tolist())
 
 
-def _learn(
+def learn_round(
     node: NodeContext,
     task: fleet_pb2.TaskRequest,
     student: nn.Module,
@@ -242,7 +242,7 @@ def _learn(
     return outcome
 
 
-def _make_recovery(
+def make_student_recovery(
     node: NodeContext, design: StudentDesign, costs: list[dict[str, Any]]
 ) -> Callable[[int], Recovery] | None:
     """Makes what compresses a student while it trains; the node's validation part says what it costs."""
@@ -259,11 +259,11 @@ def _make_recovery(
     return make_recovery(design.compression, design.spec, design=untouched, measure=measure, costs=costs)
 
 
-def _encoded(node: NodeContext, encoder: Encoder | None) -> NodeContext:
+def with_encoder(node: NodeContext, encoder: Encoder | None) -> NodeContext:
     return node if encoder is None else replace(node, private=encode_private(node.private, encoder))
 
 
-def _deadline(seconds: float) -> Callable[[int], bool]:
+def make_deadline(seconds: float) -> Callable[[int], bool]:
     end = time.monotonic() + seconds
 
     def give_up(step: int) -> bool:
@@ -277,14 +277,14 @@ def _deadline(seconds: float) -> Callable[[int], bool]:
 def _evaluate(
     node: NodeContext, exported: ExportedStudent, evaluation: np.ndarray, validation: np.ndarray
 ) -> fleet_pb2.TaskResponse:
-    predict = _open(exported.model)
+    predict = open_exported(exported.model)
     fp32_predict = open_graph(exported.fp32_model)
     return fleet_pb2.TaskResponse(
         evaluation=predictions_to_proto(predict_probabilities(predict, evaluation)),
         evaluation_fp32=predictions_to_proto(predict_probabilities(fp32_predict, evaluation)),
         validation=predictions_to_proto(predict_probabilities(predict, validation)),
-        private_validation_accuracy=_private_accuracy(predict, node.private.validation),
-        private_test_accuracy=_private_accuracy(predict, node.private.test),
+        private_validation_accuracy=measure_private(predict, node.private.validation),
+        private_test_accuracy=measure_private(predict, node.private.test),
     )
 
 
@@ -295,7 +295,7 @@ def _quantising_cost(
     after = reply.private_validation_accuracy
     return {
         "step": "quantise",
-        "accuracy_before": _private_accuracy(open_graph(exported.fp32_model), samples)
+        "accuracy_before": measure_private(open_graph(exported.fp32_model), samples)
         if len(samples)
         else None,
         "accuracy_at_once": after if len(samples) else None,
@@ -304,56 +304,12 @@ def _quantising_cost(
     }
 
 
-def _open(model: ExportedModel) -> Predictor:
+def open_exported(model: ExportedModel) -> Predictor:
     return get_runtime(model.runtime).open(model.files, num_threads=1, options=model.session_options)
 
 
-def _private_accuracy(predict: Predictor, samples: LabelledSamples) -> float:
+def measure_private(predict: Predictor, samples: LabelledSamples) -> float:
     if not len(samples):
         return float("nan")
     predicted = predict_probabilities(predict, samples.x_S).argmax(axis=1)
     return float(np.mean(predicted == samples.y_S))
-
-
-def train_control(node: NodeContext, request: fleet_pb2.ControlRequest) -> fleet_pb2.ControlResponse:
-    """Trains the same student from private data alone, with the steps that the student had.
-
-    Args:
-        node: Data and cache of the node.
-        request: The coordinator's request.
-
-    Returns:
-        The control's predictions and private accuracy, compressed like the student.
-
-    Raises:
-        ExchangeError: The evaluation set could not be fetched.
-    """
-    fetcher = Fetcher(node, request.labels)
-    node = _encoded(node, fetcher.fetch_encoder())
-    evaluation = fetcher.fetch(request.labels.evaluation_digest)
-    design = design_student(request.plan, request.input)
-    node_id = node.private.node_id
-    control = build_student(design, seed=stream_seed(request.seed, "student-weights", node=node_id))
-    torch_seed = stream_seed(request.seed, "control-torch", node=node_id)
-    recovery = _make_recovery(node, design, [])
-    with deterministic(torch_seed, num_threads=node.config.federation.threads_per_node):
-        train_alone(
-            control,
-            node.private.train,
-            node.private.validation,
-            batch_size=request.hyperparameters.batch_size,
-            optimisation=Optimisation(
-                request.hyperparameters.learning_rate, request.hyperparameters.weight_decay, node.device
-            ),
-            num_steps=request.hyperparameters.num_steps,
-            rng=stream(request.seed, "control-batches", node=node_id),
-            guest=None if recovery is None else recovery(request.hyperparameters.num_steps),
-        )
-    calibration = node.private.train.x_S[: request.plan.num_calibration]
-    predict = _open(export_student(control, design, calibration_S=calibration).model)
-    return fleet_pb2.ControlResponse(
-        run_id=request.run_id,
-        node_id=node_id,
-        evaluation=predictions_to_proto(predict_probabilities(predict, evaluation)),
-        private_test_accuracy=_private_accuracy(predict, node.private.test),
-    )

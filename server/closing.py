@@ -53,9 +53,7 @@ def _free_nodes(grid: Grid, strategy: FedDistill) -> list[str]:
 
 
 def choose_controls(config: Config, node_ids: list[str]) -> list[str]:
-    """Draws the nodes that train a control; in the scheme `local` every student is its own."""
-    if config.federation.scheme == "local":
-        return []
+    """Draws the nodes that train controls."""
     count = round(config.federation.control_fraction * len(node_ids))
     rng = stream(config.seed, "choose-controls")
     return sorted(rng.choice(node_ids, size=count, replace=False).tolist()) if count else []
@@ -64,6 +62,14 @@ def choose_controls(config: Config, node_ids: list[str]) -> list[str]:
 def count_rounds(node: NodeState) -> int:
     """Counts the rounds that a node's last student was trained in: all, unless it was planned anew."""
     return node.num_rounds if node.plan is None else node.plan.num_rounds
+
+
+def find_uncompressed(node: NodeState) -> float | None:
+    """Finds the accuracy of a student's uncompressed control: itself, where training was left alone."""
+    accuracy: float | None = node.closing.get(
+        "uncompressed_accuracy", node.report.get("uncompressed_accuracy")
+    )
+    return accuracy
 
 
 def _train_controls(grid: Grid, strategy: FedDistill, chosen: list[str], observe: Observer) -> None:
@@ -78,19 +84,35 @@ def _train_controls(grid: Grid, strategy: FedDistill, chosen: list[str], observe
             ),
             input=strategy.publication.input(),
             seed=config.seed,
+            num_uncompressed_rounds=0
+            if find_uncompressed(state.nodes[node_id]) is not None
+            else count_rounds(state.nodes[node_id]),
+            skips_local=config.federation.scheme == "local",
         )
         for node_id in chosen
     }
+    # Students of the scheme `local` are their own local control.
+    requests = {
+        node_id: request
+        for node_id, request in requests.items()
+        if request.num_uncompressed_rounds or not request.skips_local
+    }
     answered: set[str] = set()
 
-    def keep(node_id: str, answer: fleet_pb2.ControlResponse) -> None:
+    def score(predictions: fleet_pb2.Predictions) -> float:
         classes, _ = predictions_from_proto(
-            answer.evaluation, num_samples=len(truth.evaluation_S), num_classes=truth.num_classes
+            predictions, num_samples=len(truth.evaluation_S), num_classes=truth.num_classes
         )
-        private = answer.private_test_accuracy
-        closing = state.nodes[node_id].closing
-        closing["local_accuracy"] = measure_accuracy(classes, truth.evaluation_S)
-        closing["local_private_accuracy"] = None if math.isnan(private) else private
+        return measure_accuracy(classes, truth.evaluation_S)
+
+    def keep(node_id: str, answer: fleet_pb2.ControlResponse) -> None:
+        closing, request = state.nodes[node_id].closing, requests[node_id]
+        if not request.skips_local:
+            private = answer.private_test_accuracy
+            closing["local_accuracy"] = score(answer.evaluation)
+            closing["local_private_accuracy"] = None if math.isnan(private) else private
+        if request.num_uncompressed_rounds:
+            closing["uncompressed_accuracy"] = score(answer.uncompressed_evaluation)
         answered.add(node_id)
         observe(PhaseAdvanced("controls", len(answered)))
 
@@ -114,6 +136,7 @@ def _close_node(grid: Grid, strategy: FedDistill, node_id: str, observe: Observe
         collect_artefact=strategy.config.exchange.collect_artefacts,
         accuracy=node.report["accuracy"],
         num_evaluation_samples=len(strategy.truth.evaluation_S),
+        uncompressed_accuracy=find_uncompressed(node),
         upload_nonce=strategy.fleet.nonce,
     )
 

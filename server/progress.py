@@ -296,6 +296,8 @@ def _accuracy_rows(summary: Summary) -> list[tuple[str, str, str]]:
     rows.append(("student accuracy", format_ratio(fleet.accuracy_mean), spread))
     local = "the same student from private data alone"
     rows.append(("  local control", format_ratio(fleet.local_accuracy_mean), local))
+    dense = "the same student and distillation, nothing taken out, 32 bits"
+    rows.append(("  uncompressed", format_ratio(fleet.uncompressed_accuracy_mean), dense))
     own = "artefacts on their nodes' own test parts"
     rows.append(("private accuracy", format_ratio(fleet.private_accuracy_mean), own))
     rows.append(("  local control", format_ratio(fleet.local_private_accuracy_mean), local))

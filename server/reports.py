@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from common.wire import predictions_from_proto
+from common.wire import plan_from_proto, predictions_from_proto
 from protos.fedstill.v1 import fleet_pb2
 from server.checkpoints import NodeState
 from server.choices import describe_choice
@@ -78,6 +78,9 @@ def score_reply(response: fleet_pb2.TaskResponse, truth: Truth, task: fleet_pb2.
         "bits": task.plan.bits,
         "accuracy": measure_accuracy(classes, truth.evaluation_S),
         "fp32_accuracy": measure_accuracy(fp32_classes, truth.evaluation_S),
+        "uncompressed_accuracy": None
+        if plan_from_proto(task.plan).changes_training
+        else measure_accuracy(fp32_classes, truth.evaluation_S),
         "validation_accuracy": measure_accuracy(validation, truth.validation_S),
         "private_accuracy": _known(response.private_test_accuracy),
         "private_validation_accuracy": _known(response.private_validation_accuracy),

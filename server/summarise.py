@@ -15,6 +15,7 @@ from common.config import Config
 from common.files import write_text_atomically
 from server.checkpoints import FederationState, NodeState
 from server.choices import collect_choices
+from server.closing import find_uncompressed
 from server.summary import (
     ChoiceSummary,
     DeviceSummary,
@@ -140,6 +141,7 @@ def _summarise_node(
         num_private_test=node.num_private_test,
         accuracy=report["accuracy"],
         fp32_accuracy=report["fp32_accuracy"],
+        uncompressed_accuracy=find_uncompressed(node),
         private_accuracy=report["private_accuracy"],
         local_accuracy=report["accuracy"] if is_local else closing.get("local_accuracy"),
         local_private_accuracy=report["private_accuracy"]
@@ -207,6 +209,7 @@ def _summarise_fleet(nodes: list[NodeSummary], state: FederationState) -> FleetS
         accuracy_min=min(accuracies, default=None),
         private_accuracy_mean=_mean(node.private_accuracy for node in nodes),
         local_accuracy_mean=_mean(node.local_accuracy for node in nodes),
+        uncompressed_accuracy_mean=_mean(node.uncompressed_accuracy for node in nodes),
         local_private_accuracy_mean=_mean(node.local_private_accuracy for node in nodes),
         bytes_down=sum(node.bytes_down for node in nodes),
         bytes_up=sum(node.bytes_up for node in nodes),

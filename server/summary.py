@@ -108,6 +108,11 @@ class NodeSummary(Record):
     accuracy: float | None
     fp32_accuracy: float | None
     private_accuracy: float | None
+    uncompressed_accuracy: float | None = Field(
+        None,
+        description="of the same student that nothing was taken out of, distilled alike for as many steps;"
+        " null where its control was not drawn",
+    )
     local_accuracy: float | None
     local_private_accuracy: float | None
     agreement_ratio: float | None
@@ -150,6 +155,7 @@ class FleetSummary(Record):
     accuracy_min: float | None
     private_accuracy_mean: float | None
     local_accuracy_mean: float | None
+    uncompressed_accuracy_mean: float | None = None
     local_private_accuracy_mean: float | None
     bytes_down: int
     bytes_up: int

@@ -138,6 +138,13 @@ def _accuracy_figures(summary: Summary) -> list[tuple[str, str, str, str]]:
     if teacher is not None:
         rows = [(name, means[0], format_ratio(teacher.accuracy), "the teacher"), ("", *means, local)]
     rows += [
+        (
+            "",
+            means[0],
+            format_ratio(fleet.uncompressed_accuracy_mean),
+            f"the same students uncompressed, distilled alike ({len(known(nodes, 'uncompressed_accuracy')):,}"
+            f" of {len(nodes):,} nodes)",
+        ),
         ("Accuracy, 5th percentile / worst node", worst, UNKNOWN, ""),
         ("Accuracy, own test parts", *own, f"{local}; the nodes' own word"),
         ("Accuracy after compression", means[0], dense, "the same students before compression"),

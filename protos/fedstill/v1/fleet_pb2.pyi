@@ -345,41 +345,48 @@ class PhaseSeconds(_message.Message):
     def __init__(self, fetch: _Optional[float] = ..., train: _Optional[float] = ..., export: _Optional[float] = ..., evaluate: _Optional[float] = ...) -> None: ...
 
 class ControlRequest(_message.Message):
-    __slots__ = ("run_id", "labels", "plan", "hyperparameters", "input", "seed")
+    __slots__ = ("run_id", "labels", "plan", "hyperparameters", "input", "seed", "num_uncompressed_rounds", "skips_local")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     PLAN_FIELD_NUMBER: _ClassVar[int]
     HYPERPARAMETERS_FIELD_NUMBER: _ClassVar[int]
     INPUT_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    NUM_UNCOMPRESSED_ROUNDS_FIELD_NUMBER: _ClassVar[int]
+    SKIPS_LOCAL_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     labels: LabelSource
     plan: StudentPlan
     hyperparameters: Hyperparameters
     input: InputSpec
     seed: int
-    def __init__(self, run_id: _Optional[str] = ..., labels: _Optional[_Union[LabelSource, _Mapping]] = ..., plan: _Optional[_Union[StudentPlan, _Mapping]] = ..., hyperparameters: _Optional[_Union[Hyperparameters, _Mapping]] = ..., input: _Optional[_Union[InputSpec, _Mapping]] = ..., seed: _Optional[int] = ...) -> None: ...
+    num_uncompressed_rounds: int
+    skips_local: bool
+    def __init__(self, run_id: _Optional[str] = ..., labels: _Optional[_Union[LabelSource, _Mapping]] = ..., plan: _Optional[_Union[StudentPlan, _Mapping]] = ..., hyperparameters: _Optional[_Union[Hyperparameters, _Mapping]] = ..., input: _Optional[_Union[InputSpec, _Mapping]] = ..., seed: _Optional[int] = ..., num_uncompressed_rounds: _Optional[int] = ..., skips_local: _Optional[bool] = ...) -> None: ...
 
 class ControlResponse(_message.Message):
-    __slots__ = ("run_id", "node_id", "evaluation", "private_test_accuracy")
+    __slots__ = ("run_id", "node_id", "evaluation", "private_test_accuracy", "uncompressed_evaluation")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     EVALUATION_FIELD_NUMBER: _ClassVar[int]
     PRIVATE_TEST_ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    UNCOMPRESSED_EVALUATION_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     node_id: str
     evaluation: Predictions
     private_test_accuracy: float
-    def __init__(self, run_id: _Optional[str] = ..., node_id: _Optional[str] = ..., evaluation: _Optional[_Union[Predictions, _Mapping]] = ..., private_test_accuracy: _Optional[float] = ...) -> None: ...
+    uncompressed_evaluation: Predictions
+    def __init__(self, run_id: _Optional[str] = ..., node_id: _Optional[str] = ..., evaluation: _Optional[_Union[Predictions, _Mapping]] = ..., private_test_accuracy: _Optional[float] = ..., uncompressed_evaluation: _Optional[_Union[Predictions, _Mapping]] = ...) -> None: ...
 
 class ClosingRequest(_message.Message):
-    __slots__ = ("run_id", "base_round", "labels", "collect_artefact", "accuracy", "num_evaluation_samples", "upload_nonce")
+    __slots__ = ("run_id", "base_round", "labels", "collect_artefact", "accuracy", "num_evaluation_samples", "uncompressed_accuracy", "upload_nonce")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     BASE_ROUND_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     COLLECT_ARTEFACT_FIELD_NUMBER: _ClassVar[int]
     ACCURACY_FIELD_NUMBER: _ClassVar[int]
     NUM_EVALUATION_SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    UNCOMPRESSED_ACCURACY_FIELD_NUMBER: _ClassVar[int]
     UPLOAD_NONCE_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     base_round: int
@@ -387,8 +394,9 @@ class ClosingRequest(_message.Message):
     collect_artefact: bool
     accuracy: float
     num_evaluation_samples: int
+    uncompressed_accuracy: float
     upload_nonce: bytes
-    def __init__(self, run_id: _Optional[str] = ..., base_round: _Optional[int] = ..., labels: _Optional[_Union[LabelSource, _Mapping]] = ..., collect_artefact: _Optional[bool] = ..., accuracy: _Optional[float] = ..., num_evaluation_samples: _Optional[int] = ..., upload_nonce: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, run_id: _Optional[str] = ..., base_round: _Optional[int] = ..., labels: _Optional[_Union[LabelSource, _Mapping]] = ..., collect_artefact: _Optional[bool] = ..., accuracy: _Optional[float] = ..., num_evaluation_samples: _Optional[int] = ..., uncompressed_accuracy: _Optional[float] = ..., upload_nonce: _Optional[bytes] = ...) -> None: ...
 
 class ClosingResponse(_message.Message):
     __slots__ = ("run_id", "node_id", "latency_seconds_batch1", "artefact_bytes", "upload_bytes", "host")
