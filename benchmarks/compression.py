@@ -73,8 +73,8 @@ CASES = {
         1.0,
         num_train=2_000,
         num_test=1_000,
-        teacher_epochs=6,
-        budget=Budget(num_epochs=4, learning_rate=2e-3),
+        teacher_epochs=5,
+        budget=Budget(num_epochs=3, learning_rate=2e-3),
         plans=(
             "bits=8",
             "bits=8,runtime=executorch",
@@ -88,9 +88,9 @@ CASES = {
         "fashion_mnist",
         "cnn-large",
         2.23,
-        num_train=4_000,
+        num_train=2_400,
         num_test=2_000,
-        teacher_epochs=2,
+        teacher_epochs=3,
         budget=Budget(num_epochs=2, learning_rate=1e-3),
         plans=(
             "bits=8",
@@ -233,7 +233,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measures compressed models beside plain use of libraries.")
     parser.add_argument("case", choices=CASES)
     parser.add_argument("--output", type=Path, help="folder that is filled or gone on with")
-    parser.add_argument("--threads", type=int, default=2, help="threads of training")
+    parser.add_argument("--threads", type=int, default=1, help="threads of training")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     arguments = parser.parse_args()
     if "FEDSTILL_DATA" not in os.environ:
