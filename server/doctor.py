@@ -15,6 +15,7 @@ import tomllib
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
@@ -24,10 +25,12 @@ from packaging.version import Version
 from rich.console import Console
 from rich.text import Text
 
+from common.certificates import is_loopback
 from common.config import Config
 from common.datasets import load_dataset
-from common.errors import DataError
+from common.errors import DataError, UsageError
 from common.files import default_home
+from server.labels.transport import ServerCertificates
 from server.units import format_bytes
 
 DISTRIBUTION = "fedstill"
@@ -41,6 +44,8 @@ COORDINATOR_BYTES = 1_000_000_000
 MIN_SHM_BYTES = 500_000_000
 MIN_DISK_BYTES = 1_000_000_000
 TOO_LITTLE_DISK_BYTES = 100_000_000
+# When the alert CertificateExpiring fires.
+FEW_DAYS = 14
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,7 @@ def run_doctor(config: Config | None) -> list[Finding]:
         _check_disk,
         _check_cache,
         _check_ports,
+        _check_transport,
         _check_data,
         _check_teacher,
     ]
@@ -290,6 +296,26 @@ def _try_port(host: str, port: int) -> tuple[str, str] | None:
         reason = error.strerror or str(error)
         return f"{host}:{port} cannot be bound ({reason})", "set {section}.host to an address of this machine"
     return None
+
+
+def _check_transport(config: Config) -> Iterator[Finding]:
+    exchange = config.exchange
+    if exchange.certificates_dir:
+        folder = Path(exchange.certificates_dir)
+        try:
+            end = ServerCertificates(folder).end
+        except UsageError as error:
+            yield Finding("transport", False, str(error), "fedstill certs init or renew makes what is needed")
+            return
+        days = (end - datetime.now(UTC)).days
+        detail = f"mutual TLS, the coordinator's certificate lasts {days} days"
+        yield Finding("transport", None if days < FEW_DAYS else True, detail, "fedstill certs renew")
+    elif is_loopback(exchange.host):
+        yield Finding("transport", True, "plaintext, on this machine only")
+    else:
+        detail = f"plaintext to other machines on {exchange.host}"
+        remedy = "set exchange.certificates_dir, or exchange.allow_insecure on a network that you trust"
+        yield Finding("transport", None if exchange.allow_insecure else False, detail, remedy)
 
 
 def _check_data(config: Config) -> Iterator[Finding]:

@@ -84,8 +84,13 @@ class Transport:
         """
         host, _, port = address.rpartition(":")
         host = host.strip("[]")
+        cause = self._probe(host, int(port))
+        # A link that broke just then looks the same as being turned away: it would not do so twice.
+        return cause if cause is None or self._probe(host, int(port)) == cause else None
+
+    def _probe(self, host: str, port: int) -> str | None:
         try:
-            with socket.create_connection((host, int(port)), timeout=_PROBE_SECONDS) as plain:
+            with socket.create_connection((host, port), timeout=_PROBE_SECONDS) as plain:
                 if self.certificates is None:
                     return _probe_plaintext(plain)
                 return _probe_tls(plain, host, self.certificates)
@@ -111,8 +116,7 @@ def _probe_tls(plain: socket.socket, host: str, folder: Path) -> str | None:
             own = read_credentials(folder)
             if fault := find_fault(own.leaf, own.authority, now=read_clock()):
                 return f"it refuses this node: {fault}"
-            secure.sendall(_PREFACE)
-            if not secure.recv(1):
+            if _is_turned_away(secure):
                 return (
                     f"it closes the connection on seeing the certificate of {name_of(own.leaf)!r}: not of its"
                     " authority, or the clocks differ"
@@ -125,3 +129,11 @@ def _probe_tls(plain: socket.socket, host: str, folder: Path) -> str | None:
                 "it speaks no TLS, this node nothing else; set exchange.certificates_dir at the coordinator"
             )
     return None
+
+
+def _is_turned_away(secure: ssl.SSLSocket) -> bool:
+    try:
+        secure.sendall(_PREFACE)
+        return not secure.recv(1)
+    except ConnectionError:
+        return True

@@ -37,6 +37,7 @@ class _Files:
     """What the folder held when it was read last."""
 
     authority: x509.Certificate
+    certificate: x509.Certificate
     revoked: dict[int, datetime]
     configuration: grpc.ServerCertificateConfiguration
 
@@ -71,6 +72,11 @@ class ServerCertificates:
     def revoked(self) -> dict[int, datetime]:
         """When serial numbers were revoked."""
         return self._refreshed().revoked
+
+    @property
+    def end(self) -> datetime:
+        """When the coordinator's certificate ends."""
+        return self._refreshed().certificate.not_valid_after_utc
 
     def credentials(self) -> grpc.ServerCredentials:
         """Makes gRPC's credentials; they ask for a certificate and take up new files by themselves."""
@@ -144,7 +150,7 @@ class ServerCertificates:
         configuration = grpc.ssl_server_certificate_configuration(
             pairs, root_certificates=(folder / CA_CERTIFICATE).read_bytes()
         )
-        return _Files(authority, read_revoked(folder / REVOKED, authority), configuration)
+        return _Files(authority, certificate, read_revoked(folder / REVOKED, authority), configuration)
 
 
 @functools.lru_cache(maxsize=1024)

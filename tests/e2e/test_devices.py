@@ -156,6 +156,7 @@ def test_devices_bring_their_own_data(site: dict[str, str], tmp_path: Path) -> N
     check_summary(tmp_path)
 
 
+@pytest.mark.timeout(500)
 def test_from_certificates_to_a_federation_that_trusts_nothing_else(
     site: dict[str, str], tmp_path: Path
 ) -> None:
@@ -167,7 +168,7 @@ def test_from_certificates_to_a_federation_that_trusts_nothing_else(
             command += ["--set", setting]
         process = stack.enter_context(started(command, site, log))
         start_bundles(stack, tmp_path, site)
-        assert process.wait(240) == 0, log.read_text()
+        assert process.wait(440) == 0, log.read_text()
     check_summary(tmp_path)
     assert "device-a may come" in log.read_text()
     assert "device-removed" not in log.read_text()

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from common.config import Config, load_config
 from server import doctor
+from server.authority import init_authority
 from server.doctor import Finding, print_findings, run_doctor
 
 
@@ -172,3 +173,22 @@ def test_findings_print_one_line_each_with_the_remedy_of_what_is_wrong() -> None
         "warn  memory  1 GB available; close other programs",
         f"FAIL  port    127.0.0.1:80 [needs] privileges {'x' * 60}; take 1024 or above",
     ]
+
+
+def test_plaintext_to_other_machines_fails_unless_it_is_wanted() -> None:
+    assert find("transport").detail == "plaintext, on this machine only"
+    assert find("transport", with_values("exchange.host=0.0.0.0")).ok is False
+    wanted = with_values("exchange.host=0.0.0.0", "exchange.allow_insecure=true")
+    assert find("transport", wanted).ok is None
+
+
+@pytest.mark.parametrize(("days", "ok"), [(365, True), (10, None)])
+def test_certificates_that_end_soon_are_a_warning(tmp_path: Path, days: int, ok: bool | None) -> None:
+    init_authority(tmp_path / "ca", days=days)
+    finding = find("transport", with_values(f"exchange.certificates_dir={tmp_path / 'ca'}"))
+    assert finding.ok is ok
+    assert f"lasts {days - 1} days" in finding.detail
+
+
+def test_missing_certificates_fail(tmp_path: Path) -> None:
+    assert find("transport", with_values(f"exchange.certificates_dir={tmp_path}")).ok is False
