@@ -27,7 +27,7 @@ from server.grids.mailroom import Job, Mailroom
 
 PACKAGES = ("clients", "common", "protos", "server")
 PROBE_SECONDS = 5.0
-START_SECONDS = 60.0
+START_SECONDS = 120.0
 # An actor is given up after so many starts and so long; on a busy machine Ray itself takes its time.
 MAX_FAILED_STARTS = 3
 FAILING_SECONDS = 30.0

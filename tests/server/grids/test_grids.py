@@ -208,6 +208,15 @@ def test_message_that_expired_in_the_queue_is_not_carried_out(grid):
     assert facts(grid.send_and_receive([tell(1)]))[1]["num_calls"] == before + 1
 
 
+def test_a_clock_that_jumps_by_weeks_expires_no_message(local_grid, monkeypatch):
+    message = Message(RecordDict({"order": ConfigRecord({"action": "echo"})}), 1, "train", ttl=30.0)
+    message_ids = local_grid.push_messages([message])
+    then = time.time()
+    monkeypatch.setattr(time, "time", lambda: then + 40 * 86_400)
+    [reply] = pull_until(local_grid, message_ids)
+    assert reply.has_content()
+
+
 def test_straggler_holds_up_no_sibling(ray_grid):
     pids_of_both_actors(ray_grid)
     # The batches have grown; nodes 1, 3 and 5 share an actor, and so do 2, 4 and 6.
