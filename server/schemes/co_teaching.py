@@ -35,8 +35,10 @@ from server.schemes.ensemble import aggregate_logits
 from server.schemes.records import Contribution
 from server.teacher import Teacher, label_samples, teacher_device
 
-# Passes over the public set in each round, and how fast: a fine-tuning of a trained model.
+# Passes over the public set in each round, no fewer steps than it takes to change a trained model at all,
+# and how fast against its training.
 REFINE_EPOCHS = 3
+MIN_REFINE_STEPS = 200
 REFINE_RATE = 0.3
 
 
@@ -73,6 +75,7 @@ def _refine(exchange: Exchange, model: nn.Module, ensemble_SC: np.ndarray) -> fl
     targets = torch.from_numpy(ensemble_SC)
     loss_fn = get_loss(config.distill.loss)
     temperature, batch_size = config.distill.temperature, config.teacher.batch_size
+    per_epoch = steps_per_epoch(len(exchange.splits.public), batch_size)
 
     def batches() -> object:
         server_batches = shuffled_batches(len(server), batch_size, rng)
@@ -100,7 +103,7 @@ def _refine(exchange: Exchange, model: nn.Module, ensemble_SC: np.ndarray) -> fl
             batches(),  # type: ignore[arg-type]
             loss_terms,
             loss_weights=(0.5, 0.5),
-            num_steps=REFINE_EPOCHS * steps_per_epoch(len(exchange.splits.public), batch_size),
+            num_steps=max(MIN_REFINE_STEPS, REFINE_EPOCHS * per_epoch),
             optimisation=Optimisation(
                 REFINE_RATE * config.teacher.learning_rate,
                 config.teacher.weight_decay,
