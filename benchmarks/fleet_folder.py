@@ -6,6 +6,7 @@ drawn from a seed: accuracies rise to a ceiling of each node's own, and a few no
 
 from __future__ import annotations
 
+import json
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 
 from common.config import Config, load_config, to_toml
 from common.files import write_text_atomically
-from server.checkpoints import FederationState, NodeState, commit_state, hold_run_dir
+from server.checkpoints import STATE_FILE, FederationState, NodeState, commit_state, hold_run_dir
 from server.events import (
     LabelsPublished,
     NodeClosed,
@@ -59,10 +60,19 @@ class FleetFolder:
         num_rounds: Rounds at most.
         seed: Of the figures.
         fail_ratio: Part of the nodes that a round loses.
+        is_light: Rounds are appended to rounds.jsonl and left out of the checkpoint, so that one takes
+            the same time however many there were; such a run cannot be finished.
     """
 
     def __init__(
-        self, run_dir: Path, *, num_nodes: int, num_rounds: int, seed: int = 0, fail_ratio: float = 0.01
+        self,
+        run_dir: Path,
+        *,
+        num_nodes: int,
+        num_rounds: int,
+        seed: int = 0,
+        fail_ratio: float = 0.01,
+        is_light: bool = False,
     ) -> None:
         self.run_dir = run_dir
         self.config: Config = load_config(
@@ -75,6 +85,7 @@ class FleetFolder:
         self.state = FederationState(run_id=run_dir.name)
         self._rng = np.random.default_rng(seed)
         self._fail_ratio = fail_ratio
+        self._is_light = is_light
         self._node_ids = [f"node-{index:04d}" for index in range(num_nodes)]
         self._skill = self._rng.normal(0, 0.012, num_nodes)
         self._metrics = RunMetrics(max_node_series=10_000, run_id=run_dir.name)
@@ -174,9 +185,19 @@ class FleetFolder:
             }
         )
         self.state.wall_seconds += 4.2
-        commit_state(self.state, self.run_dir)
+        self._commit()
         self.observe(RoundClosed(number, accuracy, len(failed), len(reports), num_dropped, 4.2, gap))
         self.observe(PhaseEnded("round", 4.2, number))
+
+    def _commit(self) -> None:
+        if not self._is_light:
+            commit_state(self.state, self.run_dir)
+            return
+        write_text_atomically(
+            self.run_dir / STATE_FILE, self.state.model_dump_json(indent=1, exclude={"rounds"})
+        )
+        with (self.run_dir / "rounds.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(self.state.rounds.pop(), sort_keys=True) + "\n")
 
     def _report(self, index: int, number: int) -> dict[str, Any]:
         kind = index % len(FAMILIES)

@@ -23,6 +23,7 @@ HISTORY = (
     "bytes_up",
     "seconds",
 )
+_REPORTED = HISTORY[1:-1]
 # The columns of the table of nodes, in the order of the cells of a row.
 NODE_COLUMNS = (
     "node_id",
@@ -83,7 +84,7 @@ class NodeView:
     num_train_samples: int | None = None
     latency_seconds: float | None = None
     newest: Mapping[str, Any] = field(default_factory=dict)
-    history: list[list[float | None]] = field(default_factory=list)
+    history: list[list[Any]] = field(default_factory=list)
     bytes_down: int = 0
     bytes_up: int = 0
     public_sample_bytes: int = 0
@@ -100,10 +101,17 @@ class NodeView:
         self.bytes_up += report.get("bytes_up") or 0
         self.public_sample_bytes += report.get("public_sample_bytes") or 0
         self.num_resets += bool(report.get("state_reset"))
-        self.details |= {name: report[name] for name in DETAILS if name in report}
         seconds = sum((report.get("phase_seconds") or {}).values())
-        values = {**report, "round": number, "seconds": seconds}
-        self.history.append([_shorten(values.get(name)) for name in HISTORY])
+        # Shortened when somebody asks: a thousand nodes times fifty rounds are read at once.
+        self.history.append([number, *map(report.get, _REPORTED), seconds])
+
+    def tell_history(self) -> list[list[Any]]:
+        """Writes its rounds, with the cells of `HISTORY`."""
+        return [[_shorten(value) for value in row] for row in self.history]
+
+    def tell_details(self) -> dict[str, Any]:
+        """Writes what stands on its page alone."""
+        return {name: self.newest[name] for name in DETAILS if name in self.newest} | self.details
 
     def conclude(self, summary: Mapping[str, Any]) -> None:
         """Takes the node's part of `summary.json`, which has the last word."""

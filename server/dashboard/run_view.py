@@ -102,9 +102,9 @@ class RunView:
             return None
         return {
             "node": dict(zip(NODE_COLUMNS, tell_node(node), strict=True)),
-            "history": {"columns": HISTORY, "rows": node.history},
+            "history": {"columns": HISTORY, "rows": node.tell_history()},
             "events": list(node.events),
-            "details": node.details,
+            "details": node.tell_details(),
             "manifest": self._read_manifest(node.node_id),
             "compress": {name: value for name, value in self._config.items() if name.startswith("compress.")},
         }

@@ -40,7 +40,9 @@ export function formatSeconds(seconds) {
   return UNKNOWN;
 }
 
-export const formatCount = (count) => (isKnown(count) ? Math.round(count).toLocaleString("en-GB") : UNKNOWN);
+const counts = new Intl.NumberFormat("en-GB", { maximumFractionDigits: 0 });
+
+export const formatCount = (count) => (isKnown(count) ? counts.format(count) : UNKNOWN);
 
 export const formatNumber = (value) => (isKnown(value) ? String(Number(value.toPrecision(3))) : UNKNOWN);
 
