@@ -12,6 +12,14 @@ uncompressed model trained on for the same steps with the same distillation. Exp
 was measured: prune + int8 .pte 10 times smaller and 8 times faster on the ResNet within two
 points, int8 alone in ONNX Runtime 4 times faster; x86 without VNNI multiplies 8 bits at about
 the speed of floats, so those factors need a processor that has it (`avx512_vnni` or `avx_vnni`).
+
+Seen with VNNI on a busy machine, the least of six medians, files of the model alone (sizes are exact,
+times of the CNN's floats suffer most from what else runs): ResNet, smaller and faster at batch 1 / 64:
+int8 ONNX Runtime 3.7, 3.3/3.4; int8 .pte 3.7, 3.8/3.2; half the channels + int8 ONNX Runtime 12.3,
+5.3/5.4; half the channels + int8 .pte 11.8, 9.6/7.7; 4 bits packed 8.3, 1/1; 1 bit packed 31.8, 3.4/3.8.
+CNN of 4.3 M: int8 .pte 4.0; half the channels + int8 .pte 15.6; rank 32 + int8 .pte 49.7 and packed 64.8;
+4 bits packed 7.7; 1 bit packed 31.2. The budgets below are too short for the ResNet's accuracy (.25
+from 135 steps), so "within two points" is open there.
 """
 
 from __future__ import annotations
