@@ -94,8 +94,8 @@ def test_classwise_takes_out_only_what_is_inside(tmp_path: Path, monkeypatch: py
             uploads[here.key] = outcome.upload
         return outcome
 
-    def note_targets(shared: Rows, own: Rows | None) -> Rows:
-        targets[here.key] = leave_one_out(shared, own)
+    def note_targets(shared: Rows, own: Rows | None, *, weight: float) -> Rows:
+        targets[here.key] = leave_one_out(shared, own, weight=weight)
         return targets[here.key]
 
     monkeypatch.setattr(clients.tasks, "_learn", note_upload)
