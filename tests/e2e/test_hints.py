@@ -41,7 +41,7 @@ def test_teachers_features_reach_students_beside_its_labels(
     kind: str, scheme: str, shape: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[SoftLabels] = []
-    learn = clients.tasks._learn
+    learn = clients.tasks.learn_round
 
     def keep(node: Any, task: Any, student: Any, public: Any, labels: SoftLabels, *more: Any) -> Any:
         seen.append(labels)
@@ -49,7 +49,7 @@ def test_teachers_features_reach_students_beside_its_labels(
         assert np.isfinite(outcome.distillation_loss)
         return outcome
 
-    monkeypatch.setattr(clients.tasks, "_learn", keep)
+    monkeypatch.setattr(clients.tasks, "learn_round", keep)
     config = hint_config(f"distill.loss={kind}", f"federation.scheme={scheme}")
     summary = simulate(config, run_dir=tmp_path / "run", grid_name="local")
     hint = seen[-1].hint
