@@ -31,7 +31,7 @@ def test_nodes_that_a_quorum_left_behind_are_heard_a_round_later(scheme: str, tm
     config = load_config(overrides=[*QUICK, f"federation.scheme={scheme}"])
     summary = simulate(config, run_dir=tmp_path / "run", grid_name="local")
     lines = [json.loads(line) for line in (tmp_path / "run" / "rounds.jsonl").read_text().splitlines()]
-    assert [line["num_dropped"] for line in lines][0] == 2
+    assert lines[0]["num_dropped"] == 2
     assert lines[1]["weighed_rounds"]
     assert set(lines[1]["weighed_rounds"].values()) == {1}
     late = set(lines[1]["weighed_rounds"])
