@@ -20,7 +20,8 @@ NUM_KILLS = int(os.environ.get("FEDSTILL_CHAOS_KILLS", "8"))
 SHARES = (
     {"ensemble": 0.75, "teacher": 0.25}
     if NUM_KILLS < 20
-    else dict.fromkeys(("ensemble", "teacher", "co-teaching", "prototypes", "weights"), 0.2)
+    else dict.fromkeys(("ensemble", "teacher", "co-teaching", "classwise", "prototypes"), 0.16)
+    | {"weights": 0.2}
 )
 QUICK = (
     "teacher.num_epochs=8",
