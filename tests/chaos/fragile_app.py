@@ -63,7 +63,7 @@ def train(message: Message, context: Context) -> Message:
         case "before":
             die()
         case "during":
-            tasks._deadline = die_at_third_step
+            tasks.make_deadline = die_at_third_step
         case "upload":
             send._Upload._messages = die_in_mid_upload
         case "after":

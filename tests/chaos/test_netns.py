@@ -19,7 +19,9 @@ from server.labels import LabelService, LabelStore
 ROOT = Path(__file__).resolve().parents[2]
 FETCH = (
     "import sys; from pathlib import Path; from clients.labels import LabelCache\n"
-    "cache = LabelCache(Path(sys.argv[1]), num_attempts=int(sys.argv[4]), backoff_seconds=0.1)\n"
+    "from clients.labels.transport import Transport\n"
+    "plain = Transport(allow_insecure=True)\n"
+    "cache = LabelCache(Path(sys.argv[1]), num_attempts=int(sys.argv[4]), transport=plain)\n"
     "fetched = cache.fetch_array(sys.argv[2], bytes.fromhex(sys.argv[3]), timeout_seconds=2)\n"
     "print(fetched.wire_bytes)"
 )
@@ -77,7 +79,9 @@ def published(namespace: Namespace, tmp_path: Path) -> Iterator[tuple[str, bytes
     rows = np.random.default_rng(0).integers(0, 256, size=(192, 4096), dtype=np.uint8)
     store = LabelStore(tmp_path / "store")
     digest = store.publish_samples(rows, chunk_bytes=65_536)
-    with LabelService(store, host=namespace.address, uploads_dir=tmp_path / "nodes") as service:
+    uploads_dir = tmp_path / "nodes"
+    # Plaintext: the namespace's other end is this test.
+    with LabelService(store, host=namespace.address, uploads_dir=uploads_dir, allow_insecure=True) as service:
         yield service.address, digest, rows
 
 

@@ -42,14 +42,14 @@ def views_config(*overrides: str) -> Config:
 
 def watch_lessons(monkeypatch: pytest.MonkeyPatch) -> list[SoftLabels]:
     seen: list[SoftLabels] = []
-    learn = clients.tasks._learn
+    learn = clients.tasks.learn_round
 
     def keep(node: Any, task: Any, student: Any, public: Any, labels: SoftLabels | None, *more: Any) -> Any:
         if labels is not None:
             seen.append(labels)
         return learn(node, task, student, public, labels, *more)
 
-    monkeypatch.setattr(clients.tasks, "_learn", keep)
+    monkeypatch.setattr(clients.tasks, "learn_round", keep)
     return seen
 
 

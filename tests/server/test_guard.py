@@ -118,7 +118,7 @@ def test_no_question_is_asked_twice(authority):
 
 def test_an_open_round_stands_in_the_run_folder_for_its_owner_alone(tmp_path):
     guard = Guard(load_config(), tmp_path, "run-1")
-    first, second = (guard.open_round(number, ["b", "a"]) for number in (1, 2))
+    first, second = (guard.open_round(number, ["b", "a"], keep_from=number) for number in (1, 2))
     access = read_access(tmp_path / ACCESS_FILE)
     assert (access.run_id, access.round, access.nonce) == ("run-1", 2, second)
     assert access.members == {"a", "b"}
