@@ -147,6 +147,8 @@ def _summarise_node(
         local_private_accuracy=report["private_accuracy"]
         if is_local
         else closing.get("local_private_accuracy"),
+        validation_accuracy=report.get("validation_accuracy"),
+        private_validation_accuracy=report.get("private_validation_accuracy"),
         agreement_ratio=report["agreement_ratio"],
         agreement_chance_ratio=report.get("agreement_chance_ratio"),
         ece=report["ece"],

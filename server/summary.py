@@ -115,6 +115,12 @@ class NodeSummary(Record):
     )
     local_accuracy: float | None
     local_private_accuracy: float | None
+    validation_accuracy: float | None = Field(
+        None, description="on the server's validation part: what settings are chosen by"
+    )
+    private_validation_accuracy: float | None = Field(
+        None, description="on the node's own validation part; the node's own word"
+    )
     agreement_ratio: float | None
     agreement_chance_ratio: float | None = Field(
         None, description="agreement of two models that share nothing but how often they name each class"

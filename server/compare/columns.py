@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Literal
 
 from server.summary import Summary
@@ -25,6 +26,15 @@ def _write_count(count: float | None) -> str:
     return "–" if count is None else f"{count:.3g}"
 
 
+def _mean_over_nodes(field: str) -> Callable[[Summary], float | None]:
+    def read(summary: Summary) -> float | None:
+        values = [getattr(node, field) for node in summary.nodes]
+        known = [value for value in values if value is not None]
+        return fmean(known) if known else None
+
+    return read
+
+
 def _read_teacher(summary: Summary) -> float | None:
     return None if summary.teacher is None else summary.teacher.accuracy
 
@@ -42,6 +52,16 @@ COLUMNS: dict[str, Column] = {
     "local_accuracy": Column("Local control", lambda run: run.fleet.local_accuracy_mean, format_ratio),
     "local_private_accuracy": Column(
         "Local control, private", lambda run: run.fleet.local_private_accuracy_mean, format_ratio
+    ),
+    # Settings are chosen by these two, or the accuracies above would be of what was chosen by them.
+    "validation_accuracy": Column(
+        "Validation", _mean_over_nodes("validation_accuracy"), format_ratio, "higher"
+    ),
+    "private_validation_accuracy": Column(
+        "Private validation", _mean_over_nodes("private_validation_accuracy"), format_ratio, "higher"
+    ),
+    "teacher_agreement": Column(
+        "Agreement with the teacher", _mean_over_nodes("agreement_ratio"), format_ratio, "higher"
     ),
     "teacher_accuracy": Column("Teacher", _read_teacher, format_ratio),
     "teacher_initial_accuracy": Column("Teacher at first", _read_first_teacher, format_ratio),

@@ -87,6 +87,7 @@ def render_page(comparison: Comparison) -> str:
     Returns:
         A complete HTML document that loads nothing.
     """
+    ratios = [name for name in COLUMNS if name.endswith(("accuracy", "agreement"))]
     pictures = [draw_accuracies(comparison), draw_traffic(comparison), draw_rounds(comparison)]
     title = f"{' · '.join(comparison.schemes)} on {comparison.dataset}"
     return Template(_FRAME + _OWN_STYLE + _series_style() + _BODY).substitute(
@@ -94,8 +95,8 @@ def render_page(comparison: Comparison) -> str:
         heading=escape(title),
         lead=escape(_lead(comparison)),
         notes=_notes(comparison),
-        accuracies=_cells_table(comparison, [name for name in COLUMNS if name.endswith("accuracy")]),
-        costs=_cells_table(comparison, [name for name in COLUMNS if not name.endswith("accuracy")]),
+        accuracies=_cells_table(comparison, ratios),
+        costs=_cells_table(comparison, [name for name in COLUMNS if name not in ratios]),
         pictures="".join(map(render_figure, filter(None, pictures))) or "<p>No run is finished.</p>",
         verdicts=_verdicts_table(comparison),
         margins=_margins_table(comparison),

@@ -10,8 +10,10 @@ import pytest
 
 from server.compare import make_plan
 from server.compare.collect import collect
+from server.compare.columns import COLUMNS
 from server.compare.folder import run_folder
 from server.compare.records import COMPARISON_FILE, Comparison, Verdict, read_comparison
+from server.summary import NodeSummary, Summary
 
 Write = Callable[..., Comparison]
 
@@ -48,6 +50,16 @@ def test_a_difference_within_the_spread_is_a_tie(write_comparison: Write) -> Non
     verdict = find_verdict(comparison, "accuracy")
     assert (verdict.best, verdict.leader, verdict.tied) == (None, "teacher", ["teacher", "local"])
     assert verdict.margins[0].low == pytest.approx(0.1333 - 0.5171, abs=1e-3)
+
+
+def test_figures_of_nodes_are_averaged_over_the_nodes_that_have_them() -> None:
+    first = NodeSummary.model_construct(validation_accuracy=0.8, agreement_ratio=0.7)
+    second = NodeSummary.model_construct(validation_accuracy=None, agreement_ratio=0.9)
+    both, only = (Summary.model_construct(nodes=nodes) for nodes in ([first, second], [second]))
+
+    assert COLUMNS["validation_accuracy"].read(both) == pytest.approx(0.8)
+    assert COLUMNS["teacher_agreement"].read(both) == pytest.approx(0.8)
+    assert COLUMNS["validation_accuracy"].read(only) is None
 
 
 def test_equal_figures_are_a_tie(write_comparison: Write) -> None:
