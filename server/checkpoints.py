@@ -29,6 +29,7 @@ from common.files import write_text_atomically
 STATE_FILE = Path("checkpoints") / "state.json"
 ROUNDS_FILE = "rounds.jsonl"
 LOCK_FILE = "lock"
+LOCKS = Path("/proc/locks")
 
 
 class NodePlan(BaseModel):
@@ -170,6 +171,29 @@ def hold_run_dir(run_dir: Path) -> Iterator[None]:
             file.truncate(0)
             file.write(b"%d\n" % os.getpid())
         yield
+
+
+def read_holders() -> set[tuple[int, int]]:
+    """Reads which process holds which file's lock.
+
+    Returns:
+        Pairs of process id and inode; empty where the system does not tell.
+    """
+    try:
+        lines = LOCKS.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return set()
+    fields = [line.split() for line in lines if "FLOCK" in line and "->" not in line]
+    return {(int(part[4]), int(part[5].rpartition(":")[2])) for part in fields if len(part) >= 8}
+
+
+def is_live(folder: Path, holders: set[tuple[int, int]]) -> bool:
+    """Says whether a coordinator of this machine works in a run folder."""
+    lock = folder / LOCK_FILE
+    try:
+        return (int(lock.read_text(encoding="ascii")), lock.stat().st_ino) in holders
+    except (OSError, ValueError):
+        return False
 
 
 def sweep(run_dir: Path) -> None:

@@ -137,6 +137,15 @@ class NodePlanned:
 
 
 @dataclass(frozen=True)
+class NodeJoined:
+    """A node came to a federation that runs already."""
+
+    node_id: str
+    is_back: bool
+    """It was there before, and its SuperNode was started again."""
+
+
+@dataclass(frozen=True)
 class NodeLeft:
     """A node is no longer of the federation."""
 
@@ -224,6 +233,7 @@ Event = (
     | NodeReported
     | NodeBudgeted
     | NodePlanned
+    | NodeJoined
     | NodeLeft
     | UploadRefused
     | PrivacySpent

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from importlib import metadata
 from typing import TypeVar
 
 from flwr.app import Message
 from flwr.serverapp import Grid
 from google.protobuf.message import Message as ProtoMessage
 
-from common.errors import AccessError, RunError
 from common.wire import unpack
 from protos.fedstill.v1 import fleet_pb2
 from server.events import ReplyDropped
 from server.guard import Guard
+from server.reception import Reception
 from server.replies import Mailbox, collect, explain_error, send
 
 AnswerT = TypeVar("AnswerT", bound=ProtoMessage)
@@ -41,13 +40,19 @@ class Fleet:
         """What the tasks of the open round carry."""
         self.departed: set[str] = set()
         """Nodes that are not on the grid any more, as far as it was looked at."""
+        self.round = 0
+        """The round that is open."""
+        self.is_introduced = False
+        """Whether the federation has begun; who comes now joins it as it runs."""
+        self.drop = on_drop
         self._names: dict[int, str] = {}
-        self._on_drop = on_drop
+        self._reception: Reception | None = None
         self.keep_late: Callable[[int, str, Message], bool] | None = None
         """Asked whether it takes an answer to a round that is over: round, node and answer."""
 
     def open_round(self, round_number: int) -> None:
         """Lets this run's nodes upload for a round, and for no other any more unless late ones are kept."""
+        self.round = round_number
         if self.guard is not None:
             # Rounds whose answers may still be used stay open for the arrays that come with them.
             pending = self.pending_rounds if self.keep_late is not None else []
@@ -66,7 +71,8 @@ class Fleet:
     @property
     def busy(self) -> set[str]:
         """Names of nodes that still owe an answer."""
-        return {self.name(flower_id) for _, flower_id in self.mailbox.pending.values()}
+        owing = {flower_id for _, flower_id in self.mailbox.pending.values()}
+        return {self._names[flower_id] for flower_id in owing & self._names.keys()}
 
     def list_silent(self, round_number: int) -> list[str]:
         """Lists the nodes that owe the answer of a round."""
@@ -81,7 +87,7 @@ class Fleet:
         wait_seconds: float,
         expected: fleet_pb2.InputSpec,
         min_nodes: int = 0,
-        on_hello: Callable[[fleet_pb2.HelloResponse], None],
+        on_hello: Callable[[fleet_pb2.HelloResponse, bool], None],
     ) -> None:
         """Waits until every node of the federation has said its name.
 
@@ -91,74 +97,36 @@ class Fleet:
             wait_seconds: Longest wait.
             min_nodes: Nodes that are enough when the wait is over; 0 is all of them.
             expected: What samples look like, for devices that bring data of their own.
-            on_hello: Told of each that came.
+            on_hello: Told of each that came, and whether its name was there before; also of those that
+                come, or come back, while the federation runs.
 
         Raises:
             RunError: Fewer nodes came in time, one refused, or two share a name.
         """
-        wanted = {"nodes": num_nodes}  # fewer where the whole grid is smaller, as Flower's simulation can be
+        self._reception = Reception(self, num_nodes=num_nodes, expected=expected, on_hello=on_hello)
+        self._reception.introduce(grid, wait_seconds=wait_seconds, min_nodes=min_nodes)
+        self.is_introduced = True
 
-        def welcome(flower_id: int, reply: Message) -> None:
-            if reply.has_error():
-                kind, text = explain_error(reply)
-                if kind != "lost":
-                    raise RunError(f"a node refused the run: {text}")
-                asked.discard(flower_id)  # its process died; it is asked again when it is back
-                return
-            hello = unpack(reply.content, fleet_pb2.HelloResponse)
-            if not self._admit(flower_id, hello, nonces[flower_id]):
-                return
-            if not hello.node_id:
-                return  # Flower's simulation may have more nodes than this federation
-            if hello.node_id in self.flower_ids:
-                raise RunError(f"two nodes call themselves {hello.node_id}; give each a partition of its own")
-            if 0 < hello.num_partitions < wanted["nodes"]:
-                wanted["nodes"] = hello.num_partitions
-            self.flower_ids[hello.node_id] = flower_id
-            self._names[flower_id] = hello.node_id
-            on_hello(hello)
+    def look_for_newcomers(self, grid: Grid) -> None:
+        """Asks those for their names who have come to the grid since; call it as often as you like."""
+        if self._reception is not None:
+            self._reception.look(grid)
 
-        end = time.monotonic() + wait_seconds
-        version = metadata.version("fedstill")
-        nonces: dict[int, bytes] = {}
-        asked: set[int] = set()
-        while len(self.flower_ids) < wanted["nodes"] and time.monotonic() < end:
-            fresh = sorted(set(grid.get_node_ids()) - asked)
-            if not fresh:
-                time.sleep(0.1)
-                continue
-            asked.update(fresh)
-            nonces |= {flower_id: self.guard.ask() if self.guard else b"" for flower_id in fresh}
-            requests = {
-                flower_id: fleet_pb2.HelloRequest(
-                    run_id=self.run_id, version=version, input=expected, nonce=nonces[flower_id]
-                )
-                for flower_id in fresh
-            }
-            sent = send(grid, self.mailbox, requests, message_type="query", round_number=0)
-            collect(
-                grid,
-                self.mailbox,
-                sent,
-                num_needed=len(sent),
-                deadline_seconds=max(1.0, end - time.monotonic()),
-                on_reply=welcome,
-                on_late=self.drop_late,
-            )
-        if len(self.flower_ids) < min(min_nodes or num_nodes, wanted["nodes"]):
-            raise RunError(
-                f"expected {num_nodes} nodes, {len(self.flower_ids)} introduced themselves within"
-                f" {wait_seconds:g} s; start the others or raise federation.wait_seconds"
-            )
+    def enter(self, node_id: str, flower_id: int) -> None:
+        """Gives a name to one of Flower's nodes."""
+        self.flower_ids[node_id] = flower_id
+        self._names[flower_id] = node_id
+        self.departed.discard(node_id)
 
-    def _admit(self, flower_id: int, hello: fleet_pb2.HelloResponse, nonce: bytes) -> bool:
-        try:
-            if self.guard is not None:
-                self.guard.admit(hello, nonce)
-        except AccessError as error:
-            self._on_drop(ReplyDropped(0, self.name(flower_id), "refused", str(error)))
-            return False
-        return True
+    def forget(self, node_id: str) -> None:
+        """Takes a name from the one of Flower's nodes that had it, and gives up what that one owes."""
+        flower_id = self.flower_ids.pop(node_id)
+        del self._names[flower_id]
+        for message_id, (asked_in, owing) in list(self.mailbox.pending.items()):
+            if owing == flower_id:
+                del self.mailbox.pending[message_id]
+                reason = "lost" if asked_in == self.round else "late"
+                self.drop(ReplyDropped(asked_in, node_id, reason, "its SuperNode was started again"))
 
     def ask(
         self,
@@ -186,7 +154,7 @@ class Fleet:
         def take(flower_id: int, reply: Message) -> None:
             if reply.has_error():
                 reason, text = explain_error(reply)
-                self._on_drop(ReplyDropped(round_number, self.name(flower_id), reason, text))
+                self.drop(ReplyDropped(round_number, self.name(flower_id), reason, text))
             else:
                 on_answer(self.name(flower_id), unpack(reply.content, kind))
 
@@ -203,7 +171,7 @@ class Fleet:
         )
 
     def await_answers(self, grid: Grid, *, wait_seconds: float, enough: Callable[[], bool]) -> bool:
-        """Waits for answers that are owed, all of them late, until there are enough.
+        """Waits for answers that are owed, all of them late, and for nodes that left, until there are enough.
 
         Args:
             grid: The grid that the nodes are on.
@@ -213,16 +181,21 @@ class Fleet:
         Returns:
             What `enough` says in the end.
         """
-        rounds = {node: number for number, node in self.mailbox.pending.values()}
+        rounds: dict[int, int] = {}
 
         def drop(node: int, reply: Message) -> None:
             self.drop_late(rounds[node], node, reply)
 
         end = time.monotonic() + wait_seconds
         while not enough() and time.monotonic() < end:
+            self.look_for_newcomers(grid)
+            rounds = {node: number for number, node in self.mailbox.pending.values()}
             pending = {message_id: node for message_id, (_, node) in self.mailbox.pending.items()}
-            if not pending:
+            if not pending and not self.departed:
                 return False
+            if not pending:
+                time.sleep(min(1.0, max(0.0, end - time.monotonic())))
+                continue
             collect(
                 grid,
                 self.mailbox,
@@ -235,8 +208,10 @@ class Fleet:
         return enough()
 
     def drop_late(self, round_number: int, flower_id: int, reply: Message) -> None:
-        """Records an answer to a round that is over, unless it is kept."""
+        """Records an answer to a round that is over, unless it is kept or a newcomer's name."""
+        if self._reception is not None and self._reception.take_late(flower_id, reply):
+            return
         if self.keep_late is not None and self.keep_late(round_number, self.name(flower_id), reply):
             return
         detail = explain_error(reply)[1] if reply.has_error() else "its round was closed"
-        self._on_drop(ReplyDropped(round_number, self.name(flower_id), "late", detail))
+        self.drop(ReplyDropped(round_number, self.name(flower_id), "late", detail))

@@ -26,6 +26,8 @@ from rich.text import Text
 
 from server.events import (
     Event,
+    NodeJoined,
+    NodeLeft,
     NodePlanned,
     NodeReported,
     PhaseAdvanced,
@@ -106,6 +108,10 @@ def describe_event(event: Event) -> str | None:
             )
         case NodePlanned() if event.is_news or event.is_change:
             line = f"{event.node_id}{f' ({event.profile})' if event.profile else ''}: {describe_plan(event)}"
+        case NodeJoined():
+            line = f"{event.node_id} {'is back' if event.is_back else 'has joined'}"
+        case NodeLeft():
+            line = f"{event.node_id} has left"
         case Warned():
             line = f"warning: {event.text}"
         case RunFinished():
@@ -196,7 +202,15 @@ class _LiveDisplay:
             case NodeReported():
                 with self._lock:
                     self._nodes[event.node_id] = event
-            case TeacherReady() | RoundClosed() | ReplyDropped() | NodePlanned() | Warned():
+            case (
+                TeacherReady()
+                | RoundClosed()
+                | ReplyDropped()
+                | NodePlanned()
+                | NodeJoined()
+                | NodeLeft()
+                | Warned()
+            ):
                 self._say(event)
 
     def _say(self, event: Event) -> None:

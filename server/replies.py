@@ -74,6 +74,7 @@ def collect(
     deadline_seconds: float,
     on_reply: Callable[[int, Message], None],
     on_late: Callable[[int, int, Message], None],
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> int:
     """Waits until enough nodes answered, all answered, or the deadline passed.
 
@@ -84,7 +85,9 @@ def collect(
         num_needed: Successful answers that end the waiting.
         deadline_seconds: Longest wait; 0 is for ever.
         on_reply: Called with node and answer, errors included.
-        on_late: Called with round, node and answer for an older round's message.
+        on_late: Called with round, node and answer for any other message; what it takes out of the
+            mailbox is waited for no longer.
+        meanwhile: Called again and again.
 
     Returns:
         Messages of this round that are still unanswered.
@@ -93,6 +96,7 @@ def collect(
     waiting = dict(sent)
     num_good = 0
     while waiting and num_good < num_needed and not (deadline_seconds and time.monotonic() > end):
+        meanwhile()
         asked = time.monotonic()
         replies = list(grid.pull_messages(list(mailbox.pending)))
         for reply in replies:
@@ -106,6 +110,7 @@ def collect(
                 on_reply(node, reply)
             else:
                 on_late(round_number, node, reply)
+                waiting = {one: node for one, node in waiting.items() if one in mailbox.pending}
         if not replies and time.monotonic() - asked < POLL_SECONDS / 2:
             time.sleep(POLL_SECONDS)  # our grids wait inside pull_messages, Flower's returns at once
     return len(waiting)

@@ -30,11 +30,11 @@ class Sample:
 
 
 def list_free(fleet: Fleet, state: FederationState) -> list[str]:
-    """Lists the nodes that have data, a plan that fits them, and owe no answer, sorted."""
+    """Lists the nodes that are there, have data and a plan that fits them, and owe no answer, sorted."""
     nodes = state.nodes
     return sorted(
         node_id
-        for node_id in fleet.flower_ids.keys() - fleet.busy
+        for node_id in fleet.flower_ids.keys() - fleet.busy - fleet.departed
         if nodes[node_id].num_train_samples and not nodes[node_id].refusal
     )
 
@@ -86,9 +86,12 @@ def await_fleet(
             f" {wait_seconds:g} s at most"
         )
     )
-    if not fleet.await_answers(
-        grid, wait_seconds=wait_seconds, enough=lambda: len(list_free(fleet, state)) >= needed
-    ):
+
+    def is_enough() -> bool:
+        announce_departures(grid, fleet, observe=observe)
+        return len(list_free(fleet, state)) >= needed
+
+    if not fleet.await_answers(grid, wait_seconds=wait_seconds, enough=is_enough):
         raise RunError(
             f"round {round_number}: expected {needed} free nodes, got {len(list_free(fleet, state))} after"
             f" {wait_seconds:g} s; bring nodes back or lower federation.min_nodes, then go on with --resume"

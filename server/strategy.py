@@ -26,7 +26,7 @@ from common.errors import ExchangeError, RunError
 from common.training import steps_per_epoch
 from common.wire import pack
 from protos.fedstill.v1 import fleet_pb2
-from server.checkpoints import FederationState, NodeState
+from server.checkpoints import FederationState
 from server.events import (
     Event,
     PhaseAdvanced,
@@ -37,6 +37,7 @@ from server.events import (
     Warned,
 )
 from server.fleet import Fleet
+from server.introduction import introduce_fleet
 from server.planner import plan_training
 from server.planner.planner import Planner
 from server.publication import Publication
@@ -133,38 +134,16 @@ class FedDistill(Strategy):
         return self._late.note_round(round_number, self.publication, pending=pending)
 
     def introduce(self, grid: Grid) -> None:
-        """Waits until every node of the federation has said its name; see `Fleet.introduce`."""
-        self.fleet.introduce(
+        """Waits until every node of the federation has said its name; see `introduce_fleet`."""
+        introduce_fleet(
             grid,
-            num_nodes=self.config.federation.num_nodes,
-            wait_seconds=self.config.federation.wait_seconds,
+            self.fleet,
+            self.state,
+            self.planner,
+            federation=self.config.federation,
             expected=self.publication.input(),
-            min_nodes=self.config.federation.min_nodes,
-            on_hello=self._welcome,
+            observe=self._observe,
         )
-        for node_id in sorted(self.fleet.flower_ids):
-            self.planner.settle(self.state.nodes[node_id])
-        if (num_here := len(self.fleet.flower_ids)) < self.config.federation.num_nodes:
-            self._observe(
-                Warned(
-                    f"the grid has {num_here} nodes, federation.num_nodes asks for"
-                    f" {self.config.federation.num_nodes}: the other partitions stay unused"
-                )
-            )
-
-    def _welcome(self, hello: fleet_pb2.HelloResponse) -> None:
-        if not hello.num_train_samples:
-            self._observe(Warned(f"{hello.node_id} has no data and is skipped"))
-        node = self.state.nodes.setdefault(
-            hello.node_id,
-            NodeState(
-                node_id=hello.node_id,
-                num_train_samples=hello.num_train_samples,
-                num_private_test=hello.num_test_samples,
-            ),
-        )
-        self.planner.welcome(hello, node)
-        self._observe(PhaseAdvanced("nodes", len(self.fleet.flower_ids)))
 
     def summary(self) -> None:
         """Logs what this strategy is set to."""
@@ -229,12 +208,12 @@ class FedDistill(Strategy):
         """
         self._scores, self._dropped = [], []
         for reply in replies:
-            self._judge(reply, server_round)
+            self._judge(reply, server_round, reply.metadata.src_node_id)
         return None, sum_up(self._scores, self._dropped)
 
-    def _judge(self, reply: Message, round_number: int) -> None:
-        """Takes one answer, while the other nodes still work."""
-        node_id = self.fleet.name(reply.metadata.src_node_id)
+    def _judge(self, reply: Message, round_number: int, flower_id: int) -> None:
+        """Takes one answer, while the other nodes still work; that of a lost node comes from Flower."""
+        node_id = self.fleet.name(flower_id)
         try:
             run_id = self.state.run_id
             response = read_answer(reply, run_id=run_id, round_number=round_number, node_id=node_id)
@@ -324,9 +303,9 @@ class FedDistill(Strategy):
         self._scores, self._dropped = [], []
         answers: list[bool] = []
 
-        def keep(_: int, reply: Message) -> None:
+        def keep(flower_id: int, reply: Message) -> None:
             answers.append(not reply.has_error())
-            self._judge(reply, round_number)
+            self._judge(reply, round_number, flower_id)
             self._observe(PhaseAdvanced("round", len(answers)))
 
         num_unanswered = collect(
@@ -337,6 +316,7 @@ class FedDistill(Strategy):
             deadline_seconds=federation.deadline_seconds if timeout is None else timeout,
             on_reply=keep,
             on_late=self.fleet.drop_late,
+            meanwhile=lambda: self.fleet.look_for_newcomers(grid),
         )
         metrics = sum_up(self._scores, self._dropped)
         if metrics is None or len(self._scores) < federation.min_nodes:

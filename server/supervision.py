@@ -30,7 +30,7 @@ from typing import Any
 from common.config import Config
 from common.errors import RunError, UsageError
 from server.authority import FLEET
-from server.checkpoints import STATE_FILE
+from server.checkpoints import STATE_FILE, is_live, read_holders
 from server.flower_programs import (
     APP_DIR,
     CONNECTION,
@@ -46,7 +46,11 @@ from server.labels.transport import ServerCertificates
 from server.registration import Registry
 
 START_SECONDS = 60.0
-POLL_SECONDS = 1.0
+POLL_SECONDS = 0.5
+ASK_SECONDS = 5.0
+"""How often Flower is asked how a run is before it has begun; each time costs a second of CPU."""
+GONE_SECONDS = 3.0
+"""A run's process lets go of its folder so long, at most, before Flower knows that it is done."""
 GRACE_SECONDS = 10.0
 MAX_SUBMISSIONS = 10
 
@@ -131,7 +135,7 @@ def coordinate(
         for _ in range(MAX_SUBMISSIONS):
             flower_id = _submit(config, run_dir, environment, resume=resume)
             say(f"run {run_dir.name} was submitted as {flower_id}{' to go on' if resume else ''}")
-            status = _watch(flower_id, parts, site, environment, say, registry)
+            status = _watch(flower_id, run_dir, parts, site, environment, say, registry)
             if status == "finished:completed":
                 return run_dir
             say(f"the run ended as {status}")
@@ -227,22 +231,38 @@ def _submit(config: Config, run_dir: Path, environment: dict[str, str], *, resum
 
 def _watch(
     flower_id: str,
+    run_dir: Path,
     parts: list[_Part],
     site: Site,
     environment: dict[str, str],
     say: Callable[[str], None],
     registry: Registry | None,
 ) -> str:
-    command = [find_program("flwr"), "ls", CONNECTION, "--run-id", flower_id, "--format", "json"]
+    """Waits for the end of a run and returns how it ended.
+
+    While a living process holds the run folder's lock the run goes on, and Flower need not be
+    asked. Of a process that died Flower hears a minute later, so such a run is stopped at once.
+    """
+    program = find_program("flwr")
+    command = [program, "ls", CONNECTION, "--run-id", flower_id, "--format", "json"]
+    asked_at, alive_at = time.monotonic(), None
     while True:
         _keep_alive(parts, site, environment, say)
         if registry is not None:
             registry.sync()
-        runs = _ask(command, environment).get("runs", [])
-        status = runs[0]["status"] if runs else "unknown"
-        if status.startswith("finished"):
-            details = runs[0].get("status-details", "")
-            return str(status) if status == "finished:completed" else f"{status} ({details})"
+        now = time.monotonic()
+        if is_live(run_dir, read_holders()):
+            alive_at = now
+        elif alive_at is not None or now - asked_at > ASK_SECONDS:
+            asked_at = now
+            runs = _ask(command, environment).get("runs", [])
+            status = str(runs[0]["status"]) if runs else "unknown"
+            if status.startswith("finished"):
+                details = runs[0].get("status-details", "")
+                return status if status == "finished:completed" else f"{status} ({details})"
+            if runs and alive_at is not None and now - alive_at > GONE_SECONDS:
+                say("the run's process is gone; the run is stopped, to go on with another")
+                _ask([program, "stop", flower_id, CONNECTION, "--format", "json"], environment)
         time.sleep(POLL_SECONDS)
 
 

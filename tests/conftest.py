@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from common.config import Config, load_config
+from tests.deployment import open_site
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
@@ -61,3 +62,10 @@ def quick_config() -> Config:
 def quick_overrides() -> list[str]:
     """The same as arguments of the command line."""
     return [argument for item in QUICK for argument in ("--set", item)]
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """The environment of a deployment in `tmp_path`; what is started with it ends with the test."""
+    with open_site(tmp_path) as environment:
+        yield environment

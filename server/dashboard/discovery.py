@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from server.checkpoints import LOCK_FILE, STATE_FILE
+from server.checkpoints import STATE_FILE, is_live
 from server.dashboard.following import LineTail
 from server.logs import LOG_FILE
 
@@ -18,7 +18,6 @@ from server.logs import LOG_FILE
 MAX_DEPTH = 3
 MAX_RUNS = 2000
 SUMMARY_FILE = "summary.json"
-LOCKS = Path("/proc/locks")
 _TOLD = ("run_started", "teacher_ready", "round_closed", "run_finished", "phase_started")
 
 
@@ -59,29 +58,6 @@ def _walk(folder: Path, depth: int) -> Iterator[Path]:
             yield path
         elif depth > 1 and not path.name.startswith("."):
             yield from _walk(path, depth - 1)
-
-
-def read_holders() -> set[tuple[int, int]]:
-    """Reads which process holds which file's lock.
-
-    Returns:
-        Pairs of process id and inode; empty where the system does not tell.
-    """
-    try:
-        lines = LOCKS.read_text(encoding="ascii").splitlines()
-    except OSError:
-        return set()
-    fields = [line.split() for line in lines if "FLOCK" in line and "->" not in line]
-    return {(int(part[4]), int(part[5].rpartition(":")[2])) for part in fields if len(part) >= 8}
-
-
-def is_live(folder: Path, holders: set[tuple[int, int]]) -> bool:
-    """Says whether a coordinator of this machine works in a run folder."""
-    lock = folder / LOCK_FILE
-    try:
-        return (int(lock.read_text(encoding="ascii")), lock.stat().st_ino) in holders
-    except (OSError, ValueError):
-        return False
 
 
 def read_flat_config(folder: Path) -> dict[str, Any]:

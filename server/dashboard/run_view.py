@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from common.config import defaults
-from server.checkpoints import STATE_FILE
-from server.dashboard.discovery import SUMMARY_FILE, is_live, read_flat_config, read_holders
+from server.checkpoints import STATE_FILE, is_live, read_holders
+from server.dashboard.discovery import SUMMARY_FILE, read_flat_config
 from server.dashboard.following import LineTail
 from server.dashboard.metrics import METRICS_FILE, read_metrics
 from server.dashboard.rounds import HISTORY, NODE_COLUMNS, NodeView, account_round, tell_node

@@ -11,7 +11,8 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
-from server.dashboard.discovery import Brief, find_runs, read_holders
+from server.checkpoints import read_holders
+from server.dashboard.discovery import Brief, find_runs
 from server.dashboard.run_view import RunView
 
 TICK_SECONDS = 1.0

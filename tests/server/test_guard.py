@@ -56,7 +56,7 @@ def introduce(authority, answer, *, num_nodes=1):
             num_nodes=num_nodes,
             wait_seconds=1,
             expected=fleet_pb2.InputSpec(),
-            on_hello=lambda hello: None,
+            on_hello=lambda hello, is_back: None,
         )
     return sorted(fleet.flower_ids), [(drop.reason, drop.detail) for drop in dropped]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message
 from flwr.clientapp import ClientApp
+from flwr.common.constant import SUPERLINK_NODE_ID
 
 from common.config import Config, flatten, load_config
 from common.errors import RunError
@@ -122,6 +123,25 @@ def test_round_closes_at_quorum_and_late_replies_are_counted_not_mixed_in() -> N
     assert {event.round for event in late} == {1}
     reported = [(event.round, event.node_id) for event in events if isinstance(event, NodeReported)]
     assert len(reported) == len(set(reported)) == 3
+
+
+def test_a_lost_node_is_named_although_flower_answers_for_it() -> None:
+    def fail(response: fleet_pb2.TaskResponse, task: fleet_pb2.TaskRequest) -> None:
+        raise RuntimeError("no room")
+
+    class AnsweringForOthers(LocalGrid):
+        def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+            replies = super().pull_messages(message_ids)
+            for reply in replies:
+                if reply.has_error():
+                    reply.metadata.__dict__["_src_node_id"] = SUPERLINK_NODE_ID
+            return replies
+
+    strategy, grid, events = federate(answering_app(fail), "federation.num_rounds=1")
+    grid.__class__ = AnsweringForOthers
+    with pytest.raises(RunError):
+        strategy.start(grid)
+    assert [drop.node_id for drop in dropped(events)] == [f"node-{index:04d}" for index in range(4)]
 
 
 def test_busy_nodes_are_not_sampled_again() -> None:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from benchmarks.fleet_folder import FleetFolder
-from server.dashboard.discovery import Brief, find_runs, read_holders
+from server.checkpoints import read_holders
+from server.dashboard.discovery import Brief, find_runs
 from server.dashboard.rounds import NODE_COLUMNS
 from server.dashboard.run_view import RunView
 
