@@ -39,6 +39,7 @@ def _open_node(context: Context, run_id: str, expected: fleet_pb2.InputSpec | No
         cache=LabelCache(home / "labels", max_bytes=config.exchange.cache_bytes, transport=transport),
         store=NodeStore(home, run_id=run_id, node_id=private.node_id),
         transport=transport,
+        graphs_dir=home / "graphs",
     )
 
 

@@ -50,13 +50,14 @@ def train_control(node: NodeContext, request: fleet_pb2.ControlRequest) -> fleet
     if not request.skips_local:
         control = _train_local(node, request, design)
         calibration = node.private.train.x_S[: request.plan.num_calibration]
-        predict = open_exported(export_student(control, design, calibration_S=calibration).model)
+        exported = export_student(control, design, calibration_S=calibration, graphs_dir=node.graphs_dir)
+        predict = open_exported(exported.model)
         reply.evaluation.CopyFrom(predictions_to_proto(predict_probabilities(predict, evaluation)))
         reply.private_test_accuracy = measure_private(predict, node.private.test)
     if request.num_uncompressed_rounds:
         design = replace(design, compression=without_compression(design.compression))
         student = _train_uncompressed(node, request, design, fetcher)
-        exported = export_student(student, design, calibration_S=evaluation[:1])
+        exported = export_student(student, design, calibration_S=evaluation[:1], graphs_dir=node.graphs_dir)
         probabilities = predict_probabilities(open_graph(exported.fp32_model), evaluation)
         reply.uncompressed_evaluation.CopyFrom(predictions_to_proto(probabilities))
     return reply

@@ -29,6 +29,7 @@ from common.certificates import CA_CERTIFICATE, FLOWER_KEY, is_loopback
 from common.devices import load_profile
 from common.errors import UsageError
 from common.files import default_home
+from common.flower import TASK_POLL, TASK_POLL_SECONDS
 
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
@@ -137,6 +138,7 @@ def build_environment(device: Device, environment: Mapping[str, str]) -> dict[st
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        TASK_POLL: environment.get(TASK_POLL, TASK_POLL_SECONDS),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}",
     }
 

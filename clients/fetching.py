@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -31,6 +32,8 @@ class NodeContext:
     cache: LabelCache
     store: NodeStore
     transport: Transport = Transport()  # noqa: RUF009 it is frozen
+    graphs_dir: Path | None = None
+    """Keeps graphs of students that were traced here."""
 
     @property
     def device(self) -> str:

@@ -111,7 +111,7 @@ def run_task(node: NodeContext, task: fleet_pb2.TaskRequest) -> fleet_pb2.TaskRe
     with watch.phase("export"):
         calibration = node.private.train.x_S if public is None else public
         calibration = np.ascontiguousarray(calibration[: task.plan.num_calibration])
-        exported = export_student(student, design, calibration_S=calibration)
+        exported = export_student(student, design, calibration_S=calibration, graphs_dir=node.graphs_dir)
         student_digest = digest_weights(student)
         manifest = describe_student(
             student,

@@ -1,16 +1,21 @@
 """Exports models to ONNX: traced once per architecture, weights swapped per model.
 
-Tracing takes about a second, swapping weights a few milliseconds; a fleet of one
-architecture therefore traces once per process.
+Tracing takes about a second, and three in a process that has not traced before; swapping weights
+takes milliseconds. A fleet of one architecture therefore traces once per process, and a device,
+where Flower starts a process for each task, once and for all: it keeps the graph in a file.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -19,11 +24,14 @@ from onnx import numpy_helper
 from torch import nn
 
 from common.errors import FedStillError
+from common.files import write_bytes_atomically
 from common.models import InputSpec
 
 INPUT_NAME = "samples"
 OUTPUT_NAME = "logits"
 OPSET = 20
+MAX_KEPT = 64
+"""Graphs in a folder; pruned students bring new ones again and again."""
 
 
 def trace_model(model: nn.Module, spec: InputSpec) -> onnx.ModelProto:
@@ -64,6 +72,45 @@ def trace_model(model: nn.Module, spec: InputSpec) -> onnx.ModelProto:
     proto: onnx.ModelProto = program.model_proto
     strip_metadata(proto)
     return proto
+
+
+def recall_trace(folder: Path | None, key: str, trace: Callable[[], onnx.ModelProto]) -> onnx.ModelProto:
+    """Reads a traced graph from a file, or traces it and keeps it for the processes to come.
+
+    Args:
+        folder: Where graphs are kept, `<sha256>.onnx` each; None keeps none.
+        key: Everything that fixes the architecture; the code of models and the tracer's version are added.
+        trace: Makes the graph.
+
+    Returns:
+        The graph, its weights anybody's.
+    """
+    if folder is None:
+        return trace()
+    path = folder / f"{hashlib.sha256(f'{_read_versions()} {key}'.encode()).hexdigest()}.onnx"
+    with contextlib.suppress(OSError):
+        content = path.read_bytes()
+        if hashlib.sha256(content[32:]).digest() == content[:32]:
+            return onnx.load_from_string(content[32:])
+    graph = trace()
+    content = graph.SerializeToString(deterministic=True)
+    with contextlib.suppress(OSError):  # a full disk costs the next process its time and nothing else
+        write_bytes_atomically(path, hashlib.sha256(content).digest() + content)
+        for old in sorted(folder.glob("*.onnx"), key=lambda kept: -kept.stat().st_mtime)[MAX_KEPT:]:
+            old.unlink(missing_ok=True)
+    return graph
+
+
+@functools.cache
+def _read_versions() -> str:
+    # The code counts, not only its version: whoever changes a model gets another graph.
+    here = Path(__file__).parent
+    code = hashlib.sha256()
+    for path in sorted(
+        [Path(__file__), *(here / "models").glob("*.py"), *(here / "compressors").glob("*.py")]
+    ):
+        code.update(path.read_bytes())
+    return f"{metadata.version('torch')} {metadata.version('onnx')} {code.hexdigest()}"
 
 
 def swap_weights(traced: onnx.ModelProto, model: nn.Module) -> onnx.ModelProto:

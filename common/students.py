@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from common.compressors.quantisers import quantised_weights
 from common.compressors.static_int8 import fold_constants
 from common.compressors.structure import reshape_model, shapes_of
 from common.models import InputSpec, build_model
-from common.onnx_export import swap_weights, trace_model
+from common.onnx_export import recall_trace, swap_weights, trace_model
 from common.runtime import describe_host
 from common.training import count_bytes, count_parameters, deterministic
 
@@ -56,14 +57,22 @@ def _trace(
     spec: InputSpec,
     num_classes: int,
     shapes: tuple[tuple[str, tuple[int, ...]], ...],
+    graphs_dir: Path | None,
 ) -> onnx.ModelProto:
-    model = build_model(name, spec, num_classes=num_classes, width=width)
-    reshape_model(model, dict(shapes), origin="the student")
-    return trace_model(model, spec)
+    def trace() -> onnx.ModelProto:
+        model = build_model(name, spec, num_classes=num_classes, width=width)
+        reshape_model(model, dict(shapes), origin="the student")
+        return trace_model(model, spec)
+
+    return recall_trace(graphs_dir, repr((name, width, spec, num_classes, shapes)), trace)
 
 
 def export_student(
-    student: nn.Module, design: StudentDesign, *, calibration_S: np.ndarray
+    student: nn.Module,
+    design: StudentDesign,
+    *,
+    calibration_S: np.ndarray,
+    graphs_dir: Path | None = None,
 ) -> ExportedStudent:
     """Exports a student and compresses it as designed.
 
@@ -71,13 +80,15 @@ def export_student(
         student: The trained student.
         design: Its design.
         calibration_S: Raw samples that set the ranges of static quantisation.
+        graphs_dir: Keeps what tracing finds for the processes to come; None: nothing is kept.
 
     Returns:
         Its graph and its files; the same weights and samples give the same bytes.
     """
     with torch.random.fork_rng(devices=[]):  # tracing builds a model and draws its weights
         shapes = tuple(shapes_of(student).items())
-        traced = _trace(design.model, design.width, design.spec, len(design.class_names), shapes)
+        num_classes = len(design.class_names)
+        traced = _trace(design.model, design.width, design.spec, num_classes, shapes, graphs_dir)
     with quantised_weights(student, design.compression):  # what training for few bits has computed with
         fp32 = fold_constants(swap_weights(traced, student))
     fp32_model = serialise_graph(fp32)

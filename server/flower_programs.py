@@ -17,6 +17,7 @@ from common.certificates import is_loopback
 from common.config import Config, flatten
 from common.errors import UsageError
 from common.files import write_text_atomically
+from common.flower import TASK_POLL, TASK_POLL_SECONDS
 from server.authority import FLEET, first_host
 
 CONNECTION = "coordinator"
@@ -148,6 +149,7 @@ def flower_environment(site: Site, environment: Mapping[str, str]) -> dict[str, 
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        TASK_POLL: environment.get(TASK_POLL, TASK_POLL_SECONDS),
         # At this level gRPC says why a node's handshake failed (`server.stderr`); the node is not told.
         **({"GRPC_VERBOSITY": "INFO"} if site.certificates is not None else {}),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}",

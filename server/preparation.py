@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -211,6 +212,8 @@ def _publish_soft_labels(run: Run, exchange: Exchange) -> None:
 def judge_teacher(run: Run, exchange: Exchange, truth: Truth) -> tuple[Truth, TeacherFacts]:
     """Runs the teacher over the evaluation set and keeps its predictions in the run folder.
 
+    A resumed run does not repeat what the run folder holds already of the very same teacher.
+
     Args:
         run: The run.
         exchange: The run's exchange; it holds the teacher.
@@ -221,16 +224,23 @@ def judge_teacher(run: Run, exchange: Exchange, truth: Truth) -> tuple[Truth, Te
     """
     teacher, dataset = exchange.teacher, exchange.dataset
     assert teacher is not None
-    predicted = label_samples(
-        teacher.model,
-        exchange.spec,
-        dataset.x_test,
-        num_threads=run.config.teacher.num_threads,
-        device=teacher_device(run.config.teacher),
-    ).argmax(axis=1)
-    path = run.run_dir / "teacher_predictions.npy"
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.save(file, predicted.astype("<u2"), allow_pickle=False)
+    digest, path = digest_weights(teacher.model), run.run_dir / "teacher_predictions.npy"
+    judged = run.state.exchange.get("teacher_judged", {})
+    if judged.get("teacher") == digest and judged.get("predictions") == _digest_file(path):
+        predicted = np.load(path, allow_pickle=False).astype(np.int64)
+    else:
+        predicted = label_samples(
+            teacher.model,
+            exchange.spec,
+            dataset.x_test,
+            num_threads=run.config.teacher.num_threads,
+            device=teacher_device(run.config.teacher),
+        ).argmax(axis=1)
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.save(file, predicted.astype("<u2"), allow_pickle=False)
+        latency = measure_teacher_latency(teacher.model, exchange.spec, dataset.x_test)
+        judged = {"teacher": digest, "predictions": _digest_file(path), "latency_seconds_batch1": latency}
+        run.state.exchange["teacher_judged"] = judged
     accuracy = measure_accuracy(predicted, dataset.y_test)
     facts = TeacherFacts(
         model=teacher.name,
@@ -239,10 +249,10 @@ def judge_teacher(run: Run, exchange: Exchange, truth: Truth) -> tuple[Truth, Te
         validation_accuracy=teacher.validation_accuracy,
         num_parameters=count_parameters(teacher.model),
         size_bytes=count_bytes(teacher.model),
-        digest=digest_weights(teacher.model),
+        digest=digest,
         num_server_samples=len(exchange.splits.server_train),
         num_epochs=teacher.num_epochs,
-        latency_seconds_batch1=measure_teacher_latency(teacher.model, exchange.spec, dataset.x_test),
+        latency_seconds_batch1=judged["latency_seconds_batch1"],
     )
     return (
         replace(
@@ -250,3 +260,10 @@ def judge_teacher(run: Run, exchange: Exchange, truth: Truth) -> tuple[Truth, Te
         ),
         facts,
     )
+
+
+def _digest_file(path: Path) -> str | None:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return None

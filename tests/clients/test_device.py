@@ -132,6 +132,12 @@ def test_threads_and_folders_are_bounded(device, tmp_path):
     assert environment["FEDSTILL_HOME"] == str(tmp_path / "home")
 
 
+def test_tasks_are_asked_for_often_unless_told_otherwise(device):
+    name = "FLWR_SUPEREXEC_TASK_POLL_INTERVAL"
+    assert 0.01 <= float(build_environment(device, {})[name]) < 1
+    assert build_environment(device, {name: "5"})[name] == "5"
+
+
 def test_pauses_double_up_to_a_minute():
     found = list(itertools.islice(pauses(), 8))
     assert found[:3] == [1, 2, 4]

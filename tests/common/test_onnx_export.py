@@ -11,7 +11,7 @@ from torch import nn
 import common
 from common.errors import FedStillError
 from common.models import build_model, measure_input
-from common.onnx_export import strip_metadata, swap_weights, trace_model
+from common.onnx_export import recall_trace, strip_metadata, swap_weights, trace_model
 from common.runtime import open_session
 from common.training import deterministic, predict_logits
 
@@ -126,3 +126,36 @@ def test_tracing_draws_no_random_numbers(digits_cnn):
     state = torch.get_rng_state()
     trace_model(model, digits_cnn.spec)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def never():
+    raise AssertionError("traced again")
+
+
+def test_a_graph_that_was_kept_is_not_traced_again_and_is_the_same(traced, tmp_path):
+    kept = recall_trace(tmp_path, "cnn", lambda: traced)
+    assert recall_trace(tmp_path, "cnn", never) == kept == traced
+    with pytest.raises(AssertionError, match="traced again"):
+        recall_trace(tmp_path, "another", never)
+
+
+def test_a_damaged_graph_is_traced_again(traced, tmp_path):
+    recall_trace(tmp_path, "cnn", lambda: traced)
+    (path,) = tmp_path.iterdir()
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert recall_trace(tmp_path, "cnn", lambda: traced) == traced
+    assert recall_trace(tmp_path, "cnn", never) == traced
+
+
+def test_only_so_many_graphs_are_kept(traced, tmp_path, monkeypatch):
+    monkeypatch.setattr("common.onnx_export.MAX_KEPT", 2)
+    for key in "abc":
+        recall_trace(tmp_path, key, lambda: traced)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_where_nothing_can_be_kept_a_graph_is_traced_all_the_same(traced, tmp_path):
+    (tmp_path / "file").touch()
+    assert recall_trace(tmp_path / "file", "cnn", lambda: traced) == traced

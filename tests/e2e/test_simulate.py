@@ -189,8 +189,8 @@ def test_resolved_configuration_runs_again(finished: tuple[Path, Summary], quick
     assert load_config(finished[0] / "config.toml") == quick_config
 
 
-def test_interrupted_run_resumes_to_the_identical_ending(
-    finished: tuple[Path, Summary], quick_config: Config, tmp_path: Path
+def test_interrupted_run_resumes_to_the_identical_ending_without_asking_the_teacher_again(
+    finished: tuple[Path, Summary], quick_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class PulledPlugError(Exception):
         pass
@@ -203,6 +203,7 @@ def test_interrupted_run_resumes_to_the_identical_ending(
     with pytest.raises(PulledPlugError):
         simulate(quick_config, run_dir=run_dir, grid_name="local", observers=[pull_the_plug])
     assert load_state(run_dir).round == 1
+    monkeypatch.setattr("server.preparation.label_samples", None)
     resumed = simulate(quick_config, run_dir=run_dir, grid_name="local", resume=True)
     assert resumed.num_resumes == 1
     assert comparable_rounds(run_dir) == comparable_rounds(finished[0])
@@ -210,6 +211,9 @@ def test_interrupted_run_resumes_to_the_identical_ending(
         node.student_digest for node in finished[1].nodes
     ]
     assert resumed.fleet.bytes_down == finished[1].fleet.bytes_down
+    assert resumed.teacher
+    assert finished[1].teacher
+    assert resumed.teacher.accuracy == finished[1].teacher.accuracy
 
 
 def test_node_that_lost_its_disk_is_reset_and_counted(
