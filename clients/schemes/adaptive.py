@@ -4,22 +4,23 @@ What is sought: students as near to the soft labels as they can be, that are no 
 node's own data than private data alone would make them. The two pull apart on skewed partitions:
 where a node has two classes, a student that knows ten confuses its own two with the others.
 
-- Temperature: by standardisation. A temperature suits logits of one spread; it is scaled by the
-  spread of the logits that came, within bounds (Sun et al. 2024, arXiv:2403.01427, per label set
-  instead of per sample).
-- Stop: the weights with the lowest objective, its private part measured on the validation part.
+What is configured stays unless something speaks against it, so that noise costs nothing.
+
+- Temperature: by standardisation. A temperature suits logits of one spread; where the logits that
+  came have another by more than a factor of two, it is scaled by it, within bounds (Sun et al. 2024,
+  arXiv:2403.01427, per label set instead of per sample).
+- Stop: the last weights, unless earlier ones had an objective lower by more than a standard error,
+  its private part measured on the validation part (the rule of Breiman et al. 1984 for trees).
 - Own classes: answers are shifted by log(q + (1 − q)·C·π), π the node's class frequencies. That is
   the best classifier for a mixture of equally frequent classes (share q) and the node's own
-  (Saerens, Latinne, Decaestecker 2002, on adjusting to new priors). The largest q is taken that
-  keeps the floor; it is folded into the bias of the last layer and taken out before the next round.
+  (Saerens, Latinne, Decaestecker 2002, on adjusting to new priors). A student that is clearly below
+  the floor gets the largest q that reaches it; q is folded into the bias of the last layer and taken
+  out before the next round.
 - λ: where no shift keeps the floor, the teacher is wrong on this node's data, not only about
   frequencies: λ is halved and the round repeated. A later round begins with the λ that was kept,
   and rises again once the floor is kept without a shift.
 
-Accuracies on a validation part of a dozen samples mean little, so they are shrunk towards what the
-public samples tell: accuracy there, with the teacher's classes as truth, reweighted to the node's
-class frequencies; unless that contradicts the validation part. Nothing is shared of all this but
-the choice itself.
+What all this is judged by stands in `evidence`. Nothing of it is shared but the choice itself.
 """
 
 from __future__ import annotations
@@ -35,79 +36,24 @@ from torch import nn
 from torch.nn import functional
 
 from clients.choice import Choice
-from clients.distil import SoftLabels, distil_student, train_alone
+from clients.distil import distil_student, train_alone
+from clients.schemes.evidence import Evidence, gather_evidence
 from clients.schemes.records import Lesson, Outcome
 from common.features import find_head
 from common.losses import get_loss
-from common.training import predict_logits
 
 # Spread (standard deviation within a row) of the logits that `distill.temperature` is meant for.
 REFERENCE_SPREAD = 5.0
 TEMPERATURE_BOUNDS = (1.0, 20.0)
+# Within this factor of the reference students hardly differ by temperature.
+SPREAD_BAND = 2.0
 SHARES = (1.0, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01)
-# The floor is accuracy alone minus the tolerance; whoever has to move goes half of it further.
+# A student is below the floor by more than this and a standard error, or it stays as it is.
 TOLERANCE = 0.01
-AIM = 0.005
-# What the public samples tell counts as much as so many validation samples.
-SHRINK_SAMPLES = 100
 MAX_ATTEMPTS = 3
-NUM_PROBES = 1024
 NUM_LOOKS = 10
 # Steps of the trial on private data alone, as a share of the round's.
 ALONE_RATIO = 0.5
-
-
-@dataclass(frozen=True)
-class _Evidence:
-    """What a node judges its student by."""
-
-    probes: SoftLabels
-    truth_SC: np.ndarray
-    """The teacher's classes of the probes, one-hot, reweighted to the node's class frequencies; sum 1."""
-    frequencies_C: np.ndarray
-    lesson: Lesson
-    num_shrink: int = SHRINK_SAMPLES
-    """Validation samples that the probes count as."""
-
-    def shift(self, share: float) -> np.ndarray:
-        """Logits to add to a student's answers (C,), float32."""
-        shift = np.log(share + (1 - share) * len(self.frequencies_C) * self.frequencies_C)
-        return shift.astype(np.float32)
-
-    def measure(self, model: nn.Module) -> Callable[[np.ndarray], float]:
-        """Runs a model once; returns a function from a shift to its private accuracy, shrunk."""
-        count = self._count(model)
-        num_validation = len(self.lesson.validation)
-
-        def accuracy(shift_C: np.ndarray) -> float:
-            hits, expected = count(shift_C)
-            return (hits + self.num_shrink * expected) / max(1, num_validation + self.num_shrink)
-
-        return accuracy
-
-    def weigh(self, model: nn.Module) -> _Evidence:
-        """Leaves the probes out where they foretell another accuracy than a model has on the validation part.
-
-        Such a teacher is wrong on this node's data, or the data are of another kind than the public
-        ones. The model is one that owes the teacher nothing.
-        """
-        hits, expected = self._count(model)(self.shift(1.0))
-        num = len(self.lesson.validation)
-        error = float(np.sqrt(num * max(expected * (1 - expected), 0.01)))
-        return dataclasses.replace(self, num_shrink=0) if abs(hits - num * expected) > 3 * error else self
-
-    def _count(self, model: nn.Module) -> Callable[[np.ndarray], tuple[int, float]]:
-        validation = self.lesson.validation
-        probe_SC = predict_logits(model, np.asarray(self.probes.x_S))
-        own_SC = predict_logits(model, validation.x_S) if len(validation) else None
-
-        def count(shift_C: np.ndarray) -> tuple[int, float]:
-            guessed = (probe_SC + shift_C).argmax(axis=1)
-            expected = float(self.truth_SC[np.arange(len(guessed)), guessed].sum())
-            hits = 0 if own_SC is None else int(((own_SC + shift_C).argmax(axis=1) == validation.y_S).sum())
-            return hits, expected
-
-        return count
 
 
 @dataclass(frozen=True)
@@ -121,6 +67,7 @@ class _Attempt:
     share: float
     accuracy: float
     accuracy_unshifted: float
+    keeps_floor: bool
 
 
 def learn_adaptively(lesson: Lesson) -> Outcome:
@@ -135,25 +82,23 @@ def learn_adaptively(lesson: Lesson) -> Outcome:
     """
     assert lesson.labels is not None
     temperature = choose_temperature(lesson.labels.logits_SC, lesson=lesson)
-    evidence = _gather(lesson)
+    evidence = gather_evidence(lesson)
     before = lesson.remembered
     if before is not None:
         _add_to_answers(lesson.student, -evidence.shift(before.public_share))
     trial = _try_alone(lesson)
-    alone = 0.0
+    floor = None
     if trial is not None:
-        evidence = evidence.weigh(trial)
-        alone = evidence.measure(trial)(evidence.shift(1.0))
+        floor = evidence.judge(trial)(evidence.shift(1.0))
+        evidence = evidence.weigh(floor)
     attempts: list[_Attempt] = []
     weight = _first_lambda(lesson)
-    while len(attempts) < MAX_ATTEMPTS:
-        attempts.append(_attempt(lesson, evidence, temperature, weight, alone))
-        if attempts[-1].accuracy >= alone - TOLERANCE:
-            break
+    while len(attempts) < MAX_ATTEMPTS and not any(one.keeps_floor for one in attempts):
+        attempts.append(_attempt(lesson, evidence, temperature, weight, floor))
         weight /= 2
-    best = next((one for one in attempts if one.accuracy >= alone - TOLERANCE), None)
-    best = best or max(attempts, key=lambda one: one.accuracy)
+    best = max(attempts, key=lambda one: (one.keeps_floor, one.accuracy))
     spent = sum(one.num_made for one in attempts) - best.num_made
+    alone = 0.0 if floor is None else evidence.accuracy(floor)
     choice = Choice(
         temperature=temperature,
         distill_lambda=best.distill_lambda,
@@ -171,11 +116,11 @@ def learn_adaptively(lesson: Lesson) -> Outcome:
 def settle(lesson: Lesson, outcome: Outcome) -> None:
     """Folds the chosen shift into the student's last layer; what it uploads has been computed without."""
     if outcome.choice is not None and outcome.choice.public_share < 1:
-        _add_to_answers(outcome.student, _gather(lesson).shift(outcome.choice.public_share))
+        _add_to_answers(outcome.student, gather_evidence(lesson).shift(outcome.choice.public_share))
 
 
 def choose_temperature(logits_SC: np.ndarray, *, lesson: Lesson) -> float:
-    """Scales the default temperature by the spread of the logits.
+    """Scales the default temperature by the spread of the logits, where that is far from usual.
 
     Args:
         logits_SC: The soft labels' logits (S, C).
@@ -187,7 +132,10 @@ def choose_temperature(logits_SC: np.ndarray, *, lesson: Lesson) -> float:
     default = lesson.distillation.temperature
     if lesson.distillation.loss is get_loss("standardised"):
         return default
-    scaled = default * float(np.mean(np.std(logits_SC, axis=1))) / REFERENCE_SPREAD
+    ratio = float(np.mean(np.std(logits_SC, axis=1))) / REFERENCE_SPREAD
+    if 1 / SPREAD_BAND <= ratio <= SPREAD_BAND:
+        return default
+    scaled = default * ratio
     low, high = min(TEMPERATURE_BOUNDS[0], default), max(TEMPERATURE_BOUNDS[1], default)
     return round(min(max(scaled, low), high), 3)
 
@@ -197,21 +145,6 @@ def _first_lambda(lesson: Lesson) -> float:
     if before is None:
         return default
     return min(default, 2 * before.distill_lambda if before.public_share == 1 else before.distill_lambda)
-
-
-def _gather(lesson: Lesson) -> _Evidence:
-    labels = lesson.labels
-    assert labels is not None
-    chosen = np.unique(np.linspace(0, len(labels.logits_SC) - 1, NUM_PROBES).round().astype(np.int64))
-    probes = SoftLabels(np.asarray(labels.x_S[chosen]), np.asarray(labels.logits_SC[chosen]))
-    y = np.concatenate([lesson.train.y_S, lesson.validation.y_S])
-    # Half a sample in all for classes that were not seen: they are rare here, not impossible.
-    counts = np.bincount(y, minlength=lesson.num_classes) + 0.5 / lesson.num_classes
-    frequencies = counts / counts.sum()
-    # The teacher's classes, not its probabilities: an unsure teacher would speak for frequent classes.
-    truth = np.eye(lesson.num_classes)[probes.logits_SC.argmax(axis=1)]
-    truth = truth * (frequencies / np.maximum(truth.mean(axis=0), 1e-3))
-    return _Evidence(probes, truth / truth.sum(), frequencies, lesson)
 
 
 def _num_alone(lesson: Lesson) -> int:
@@ -239,12 +172,12 @@ def _try_alone(lesson: Lesson) -> nn.Module | None:
 
 
 def _attempt(
-    lesson: Lesson, evidence: _Evidence, temperature: float, weight: float, alone: float
+    lesson: Lesson, evidence: Evidence, temperature: float, weight: float, floor: np.ndarray | None
 ) -> _Attempt:
     student = copy.deepcopy(lesson.student)
     distillation = dataclasses.replace(lesson.distillation, temperature=temperature, distill_lambda=weight)
     guest = lesson.guest()
-    keep = _KeepBest(student, _objective(lesson, evidence, temperature, weight), lesson)
+    keep = _KeepBest(student, _look_at(lesson, evidence, temperature, weight), lesson)
     keep.first_step = 0 if guest is None else guest.settled_step
     assert lesson.labels is not None
     distillation_loss, private_loss = distil_student(
@@ -259,20 +192,30 @@ def _attempt(
         guest=guest,
     )
     keep.restore()
-    accuracy = evidence.measure(student)
-    by_share = {share: accuracy(evidence.shift(share)) for share in SHARES}
-    share = choose_share(by_share, alone=alone)
+    judge = evidence.judge(student)
+    hits = {share: judge(evidence.shift(share)) for share in SHARES}
+    by_share = {share: evidence.accuracy(right) for share, right in hits.items()}
+    share = 1.0
+    if floor is not None and not keeps_floor(evidence, floor, hits[1.0]):
+        share = choose_share(by_share, alone=evidence.accuracy(floor))
     return _Attempt(
         student,
         distillation_loss,
         private_loss,
         weight,
-        keep.best_step,
+        keep.kept_step,
         keep.last_step,
         share,
         by_share[share],
         by_share[1.0],
+        floor is None or keeps_floor(evidence, floor, hits[share]),
     )
+
+
+def keeps_floor(evidence: Evidence, floor: np.ndarray, hits: np.ndarray) -> bool:
+    """Says whether a student's answers are at most `TOLERANCE` and a standard error below the floor's."""
+    mean, error = evidence.compare(floor, hits)
+    return mean <= TOLERANCE + error
 
 
 def choose_share(accuracies: dict[float, float], *, alone: float) -> float:
@@ -283,45 +226,65 @@ def choose_share(accuracies: dict[float, float], *, alone: float) -> float:
         alone: Private accuracy of private data alone.
 
     Returns:
-        1 if that keeps the floor; else the largest share that reaches it with room; else
-        the most accurate one.
+        The largest share that reaches what private data alone do; else the most accurate one.
     """
-    if accuracies[1.0] >= alone - TOLERANCE:
-        return 1.0
-    enough = [share for share, accuracy in accuracies.items() if accuracy >= alone - AIM]
+    enough = [share for share, accuracy in accuracies.items() if accuracy >= alone]
     return max(enough) if enough else max(accuracies, key=lambda share: (accuracies[share], share))
 
 
-class _KeepBest:
-    """Looks at the objective ten times a round, keeps the best weights, stops when half a round is lost."""
+@dataclass(frozen=True)
+class Look:
+    """A student's objective at one step, and what of it each validation sample (S,) brought in."""
 
-    def __init__(self, student: nn.Module, objective: Callable[[nn.Module], float], lesson: Lesson) -> None:
-        self._student, self._objective, self._lesson = student, objective, lesson
+    objective: float
+    private_S: np.ndarray
+
+    def is_worse(self, other: Look) -> bool:
+        """Says whether the objective is higher than another's by more than the samples' standard error."""
+        num = len(self.private_S)
+        if num == 1:  # has no spread to judge by
+            return False
+        error = float(np.std(self.private_S - other.private_S, ddof=1)) / num**0.5 if num else 0.0
+        return self.objective - other.objective > error
+
+
+class _KeepBest:
+    """Looks at the objective ten times a round; the last weights stay unless others were clearly better.
+
+    Stops when half a round is lost.
+    """
+
+    def __init__(self, student: nn.Module, look: Callable[[nn.Module], Look], lesson: Lesson) -> None:
+        self._student, self._look, self._lesson = student, look, lesson
         self._interval = max(1, lesson.num_steps // NUM_LOOKS)
-        self._best = float("inf")
+        self._best = self._last = Look(float("inf"), np.empty(0))
         self._state = student.state_dict()
-        self.first_step = self.best_step = self.last_step = 0
+        self.first_step = self.kept_step = self.last_step = 0
 
     def __call__(self, step: int) -> bool:
         self.last_step = step
-        is_last = step == self._lesson.num_steps
+        is_last, is_lost = step == self._lesson.num_steps, False
         # A student that is being compressed has its shapes from the first step on that counts.
         if is_last or (step % self._interval == 0 and step > self.first_step):
             self._student.eval()
-            value = self._objective(self._student)
-            if value <= self._best or not self.best_step:
-                self._best, self.best_step = value, step
+            self._last = self._look(self._student)
+            if self._last.objective <= self._best.objective or not self.kept_step:
+                self._best, self.kept_step = self._last, step
                 self._state = copy.deepcopy(self._student.state_dict())
-        stop = bool(self.best_step) and step - self.best_step >= NUM_LOOKS // 2 * self._interval
-        return self._lesson.on_step(step) or stop
+            is_lost = step - self.kept_step >= NUM_LOOKS // 2 * self._interval
+            is_lost = is_lost and self._last.is_worse(self._best)
+        return self._lesson.on_step(step) or is_lost
 
     def restore(self) -> None:
-        self._student.load_state_dict(self._state)
+        if self._last.is_worse(self._best):
+            self._student.load_state_dict(self._state)
+        else:
+            self.kept_step = self.last_step
 
 
-def _objective(
-    lesson: Lesson, evidence: _Evidence, temperature: float, weight: float
-) -> Callable[[nn.Module], float]:
+def _look_at(
+    lesson: Lesson, evidence: Evidence, temperature: float, weight: float
+) -> Callable[[nn.Module], Look]:
     """λ·loss on probes + (1−λ)·CE on the validation part: what training minimises.
 
     The probes are samples of the public set that are trained on: it is on private labels that
@@ -334,15 +297,16 @@ def _objective(
     validation = lesson.validation
 
     @torch.no_grad()
-    def objective(model: nn.Module) -> float:
+    def look(model: nn.Module) -> Look:
         distance = float(lesson.distillation.loss(model(x), teacher, temperature=temperature))
         if not len(validation):
-            return distance
+            return Look(distance, np.empty(0))
         logits = model(torch.from_numpy(validation.x_S))
-        private = float(functional.cross_entropy(logits, torch.from_numpy(validation.y_S)))
-        return weight * distance + (1 - weight) * private
+        losses_S = functional.cross_entropy(logits, torch.from_numpy(validation.y_S), reduction="none")
+        private_S = (1 - weight) * losses_S.numpy()
+        return Look(weight * distance + float(private_S.mean()), private_S)
 
-    return objective
+    return look
 
 
 def _add_to_answers(student: nn.Module, shift_C: np.ndarray) -> None:
@@ -353,13 +317,13 @@ def _add_to_answers(student: nn.Module, shift_C: np.ndarray) -> None:
 
 def _explain(best: _Attempt, alone: float, num_attempts: int) -> str:
     plain = best.accuracy_unshifted
-    if plain >= alone - TOLERANCE and num_attempts == 1:
+    if best.keeps_floor and best.share == 1 and num_attempts == 1:
         return f"keeps the floor: {plain:.3f} against {alone:.3f} alone"
     parts = [f"{plain:.3f} against {alone:.3f} alone"]
     if best.share < 1:
         parts.append(f"own class frequencies lift it to {best.accuracy:.3f}")
     if num_attempts > 1:
         parts.append(f"the teacher is wrong here, {num_attempts} values of lambda tried")
-    if best.accuracy < alone - TOLERANCE:
+    if not best.keeps_floor:
         parts.append("the floor is out of reach")
     return "; ".join(parts)

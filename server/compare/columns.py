@@ -39,6 +39,10 @@ def _read_teacher(summary: Summary) -> float | None:
     return None if summary.teacher is None else summary.teacher.accuracy
 
 
+def _read_teacher_validation(summary: Summary) -> float | None:
+    return None if summary.teacher is None else summary.teacher.validation_accuracy
+
+
 def _read_first_teacher(summary: Summary) -> float | None:
     return None if summary.teacher is None else summary.teacher.initial_accuracy
 
@@ -64,6 +68,7 @@ COLUMNS: dict[str, Column] = {
         "Agreement with the teacher", _mean_over_nodes("agreement_ratio"), format_ratio, "higher"
     ),
     "teacher_accuracy": Column("Teacher", _read_teacher, format_ratio),
+    "teacher_validation_accuracy": Column("Teacher, validation", _read_teacher_validation, format_ratio),
     "teacher_initial_accuracy": Column("Teacher at first", _read_first_teacher, format_ratio),
     "bytes_down": Column("Down", lambda run: run.fleet.bytes_down, format_bytes, "lower"),
     "bytes_up": Column("Up", lambda run: run.fleet.bytes_up, format_bytes, "lower"),
