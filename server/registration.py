@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from common.errors import RunError
 from common.files import write_text_atomically
 from server.authority import EnrolledNode, read_fleet
+from server.flower_control import Control
 
 REGISTERED = "supernodes.json"
-Ask = Callable[[list[str]], dict[str, Any]]
 
 
 class Registry:
@@ -24,14 +24,14 @@ class Registry:
     Args:
         authority: The authority's folder.
         home: The coordinator's folder.
-        ask: Runs `flwr supernode …` with these words and returns its answer.
+        control: Flower's control interface.
         say: Told in one line of what happens.
     """
 
-    def __init__(self, authority: Path, home: Path, *, ask: Ask, say: Callable[[str], None]) -> None:
+    def __init__(self, authority: Path, home: Path, *, control: Control, say: Callable[[str], None]) -> None:
         self._authority = authority
         self._home = home
-        self._ask = ask
+        self._control = control
         self._say = say
         self._seen: dict[str, EnrolledNode] | None = None
 
@@ -59,28 +59,26 @@ class Registry:
         return True
 
     def _register(self, node: EnrolledNode) -> str | None:
-        path = self._home / "flower" / "keys" / f"{node.name}.pub"
-        write_text_atomically(path, f"{node.public_key}\n")
-        answer = self._ask(["register", str(path), "--name", node.name])
-        if answer.get("success"):
-            self._say(f"{node.name} may come")
-            return str(answer["node-id"])
-        problem = str(answer.get("error-message", answer))
-        if "already in use" in problem:  # registered by hand, or the record was lost
-            return ""
-        self._say(f"{node.name} could not be registered: {problem}")
-        return None
+        try:
+            flower_id = self._control.register(node.public_key, name=node.name)
+        except RunError as error:
+            if "already in use" in str(error):  # registered by hand, or the record was lost
+                return ""
+            self._say(f"{node.name} could not be registered: {error}")
+            return None
+        self._say(f"{node.name} may come")
+        return flower_id
 
     def _unregister(self, flower_id: str) -> bool:
         if not flower_id:
             return True
-        answer = self._ask(["unregister", flower_id])
-        if answer.get("success"):
-            self._say(f"SuperNode {flower_id} was removed and may no longer come")
-            return True
-        problem = str(answer.get("error-message", answer))
-        self._say(f"SuperNode {flower_id} could not be removed: {problem}")
-        return "not found" in problem.lower()
+        try:
+            self._control.unregister(flower_id)
+        except RunError as error:
+            self._say(f"SuperNode {flower_id} could not be removed: {error}")
+            return "not found" in str(error).lower()
+        self._say(f"SuperNode {flower_id} was removed and may no longer come")
+        return True
 
     def _load(self) -> dict[str, str]:
         try:

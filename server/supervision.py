@@ -31,9 +31,9 @@ from common.config import Config
 from common.errors import RunError, UsageError
 from server.authority import FLEET
 from server.checkpoints import STATE_FILE, is_live, read_holders
+from server.flower_control import Control
 from server.flower_programs import (
     APP_DIR,
-    CONNECTION,
     Site,
     find_program,
     flower_environment,
@@ -47,12 +47,11 @@ from server.registration import Registry
 
 START_SECONDS = 60.0
 POLL_SECONDS = 0.5
-ASK_SECONDS = 5.0
-"""How often Flower is asked how a run is before it has begun; each time costs a second of CPU."""
 GONE_SECONDS = 3.0
 """A run's process lets go of its folder so long, at most, before Flower knows that it is done."""
 GRACE_SECONDS = 10.0
 MAX_SUBMISSIONS = 10
+COMPLETED = "finished:completed"
 
 
 @dataclass
@@ -77,7 +76,7 @@ def register_fleet(site: Site, *, say: Callable[[str], None]) -> None:
         RunError: The SuperLink refused a node or was not reached.
     """
     write_connection(site)
-    registry = _open_registry(site, flower_environment(site, os.environ), say)
+    registry = _open_registry(site, Control(site), say)
     if registry is None:
         raise UsageError(f"{site.certificates} holds no authority; make one: fedstill certs init")
     if not registry.sync():
@@ -129,14 +128,21 @@ def coordinate(
             if part.name == "superlink":
                 _wait_for_port(site, part)
         say(f"SuperLink on {site.address}; logs in {site.home / 'logs'}")
-        registry = _open_registry(site, environment, say)
+        control = Control(site)
+        registry = _open_registry(site, control, say)
         if registry is not None:
             registry.sync()
+
+        def keep_up() -> None:
+            _keep_alive(parts, site, environment, say)
+            if registry is not None:
+                registry.sync()
+
         for _ in range(MAX_SUBMISSIONS):
             flower_id = _submit(config, run_dir, environment, resume=resume)
             say(f"run {run_dir.name} was submitted as {flower_id}{' to go on' if resume else ''}")
-            status = _watch(flower_id, run_dir, parts, site, environment, say, registry)
-            if status == "finished:completed":
+            status = _watch(flower_id, run_dir, control, keep_up)
+            if status == COMPLETED:
                 return run_dir
             say(f"the run ended as {status}")
             if not (run_dir / STATE_FILE).exists():
@@ -229,53 +235,32 @@ def _submit(config: Config, run_dir: Path, environment: dict[str, str], *, resum
     return str(answer["run-id"])
 
 
-def _watch(
-    flower_id: str,
-    run_dir: Path,
-    parts: list[_Part],
-    site: Site,
-    environment: dict[str, str],
-    say: Callable[[str], None],
-    registry: Registry | None,
-) -> str:
+def _watch(flower_id: str, run_dir: Path, control: Control, keep_up: Callable[[], None]) -> str:
     """Waits for the end of a run and returns how it ended.
 
-    While a living process holds the run folder's lock the run goes on, and Flower need not be
-    asked. Of a process that died Flower hears a minute later, so such a run is stopped at once.
+    While a living process holds the run folder's lock the run goes on. Of a process that died
+    Flower hears a minute later, so such a run is stopped at once.
     """
-    program = find_program("flwr")
-    command = [program, "ls", CONNECTION, "--run-id", flower_id, "--format", "json"]
-    asked_at, alive_at = time.monotonic(), None
+    alive_at: float | None = None
     while True:
-        _keep_alive(parts, site, environment, say)
-        if registry is not None:
-            registry.sync()
-        now = time.monotonic()
+        keep_up()
         if is_live(run_dir, read_holders()):
-            alive_at = now
-        elif alive_at is not None or now - asked_at > ASK_SECONDS:
-            asked_at = now
-            runs = _ask(command, environment).get("runs", [])
-            status = str(runs[0]["status"]) if runs else "unknown"
-            if status.startswith("finished"):
-                details = runs[0].get("status-details", "")
-                return status if status == "finished:completed" else f"{status} ({details})"
-            if runs and alive_at is not None and now - alive_at > GONE_SECONDS:
-                say("the run's process is gone; the run is stopped, to go on with another")
-                _ask([program, "stop", flower_id, CONNECTION, "--format", "json"], environment)
+            alive_at = time.monotonic()
+        else:
+            with contextlib.suppress(RunError):  # a SuperLink that is just coming back
+                status, details = control.read_status(flower_id)
+                if status.startswith("finished"):
+                    return status if status == COMPLETED else f"{status} ({details})"
+                if alive_at is not None and time.monotonic() - alive_at > GONE_SECONDS:
+                    control.stop(flower_id)
+                    return "lost (its process is gone)"
         time.sleep(POLL_SECONDS)
 
 
-def _open_registry(site: Site, environment: dict[str, str], say: Callable[[str], None]) -> Registry | None:
+def _open_registry(site: Site, control: Control, say: Callable[[str], None]) -> Registry | None:
     if site.certificates is None or not (site.certificates / FLEET).is_file():
         return None
-
-    def ask(words: list[str]) -> dict[str, Any]:
-        command = [find_program("flwr"), "supernode", *words, "--format", "json"]
-        command.insert(4, CONNECTION)
-        return _ask(command, environment)
-
-    return Registry(site.certificates, site.home, ask=ask, say=say)
+    return Registry(site.certificates, site.home, control=control, say=say)
 
 
 def _ask(command: list[str], environment: dict[str, str]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from server.authority import init_authority, issue_node, revoke_node
+from server.flower_control import Control
 from server.flower_programs import CONNECTION, Site, flower_environment, superlink_command, write_connection
 from server.registration import REGISTERED
 from server.supervision import _open_registry
@@ -60,7 +61,7 @@ def list_supernodes(environment):
 
 def test_who_is_enrolled_is_registered_and_who_is_removed_is_not(site, superlink):
     said = []
-    registry = _open_registry(site, superlink, said.append)
+    registry = _open_registry(site, Control(site), said.append)
     for name in ("kitchen", "attic"):
         issue_node(site.certificates, name)
     registry.sync()
@@ -72,6 +73,6 @@ def test_who_is_enrolled_is_registered_and_who_is_removed_is_not(site, superlink
     assert len(json.loads((site.home / REGISTERED).read_bytes())) == 1
     # A record that was lost is no reason to stop: the key is known to the SuperLink.
     (site.home / REGISTERED).unlink()
-    again = _open_registry(site, superlink, said.append)
+    again = _open_registry(site, Control(site), said.append)
     again.sync()
     assert len(said) == 3
