@@ -133,10 +133,10 @@ def coordinate(
         if registry is not None:
             registry.sync()
 
-        def keep_up() -> None:
-            _keep_alive(parts, site, environment, say)
+        def keep_up() -> bool:
             if registry is not None:
                 registry.sync()
+            return "superexec" in _keep_alive(parts, site, environment, say)
 
         for _ in range(MAX_SUBMISSIONS):
             flower_id = _submit(config, run_dir, environment, resume=resume)
@@ -220,12 +220,16 @@ def _wait_for_port(site: Site, part: _Part) -> None:
 
 def _keep_alive(
     parts: list[_Part], site: Site, environment: dict[str, str], say: Callable[[str], None]
-) -> None:
+) -> list[str]:
+    """Starts again what has died, and names it."""
+    restarted = []
     for part in parts:
         if part.process is not None and part.process.poll() is not None:
             say(f"the {part.name} ended with code {part.process.returncode} and is started again")
             _end(part)
             _start(part, site, environment)
+            restarted.append(part.name)
+    return restarted
 
 
 def _submit(config: Config, run_dir: Path, environment: dict[str, str], *, resume: bool) -> str:
@@ -235,15 +239,18 @@ def _submit(config: Config, run_dir: Path, environment: dict[str, str], *, resum
     return str(answer["run-id"])
 
 
-def _watch(flower_id: str, run_dir: Path, control: Control, keep_up: Callable[[], None]) -> str:
+def _watch(flower_id: str, run_dir: Path, control: Control, keep_up: Callable[[], bool]) -> str:
     """Waits for the end of a run and returns how it ended.
+
+    `keep_up` keeps the parts alive, and says whether what the run's process lives under had died.
 
     While a living process holds the run folder's lock the run goes on. Of a process that died
     Flower hears a minute later, so such a run is stopped at once.
     """
     alive_at: float | None = None
+    is_lost = False
     while True:
-        keep_up()
+        is_lost |= keep_up()
         if is_live(run_dir, read_holders()):
             alive_at = time.monotonic()
         else:
@@ -251,7 +258,7 @@ def _watch(flower_id: str, run_dir: Path, control: Control, keep_up: Callable[[]
                 status, details = control.read_status(flower_id)
                 if status.startswith("finished"):
                     return status if status == COMPLETED else f"{status} ({details})"
-                if alive_at is not None and time.monotonic() - alive_at > GONE_SECONDS:
+                if alive_at is not None and (is_lost or time.monotonic() - alive_at > GONE_SECONDS):
                     control.stop(flower_id)
                     return "lost (its process is gone)"
         time.sleep(POLL_SECONDS)
