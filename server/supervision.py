@@ -23,10 +23,11 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.certificates import SERVER_CERTIFICATE
 from common.config import Config
 from common.errors import RunError, UsageError
 from server.authority import FLEET
@@ -60,8 +61,10 @@ class _Part:
 
     name: str
     command: list[str]
+    certificate: Path | None = None
+    """What it reads once, as it starts; None: nothing."""
     process: subprocess.Popen[bytes] | None = None
-    num_starts: int = field(default=0)
+    certificate_read: bytes | None = None
 
 
 def register_fleet(site: Site, *, say: Callable[[str], None]) -> None:
@@ -119,7 +122,11 @@ def coordinate(
     _check_site(site)
     write_connection(site)
     environment = flower_environment(site, os.environ)
-    parts = [_Part("superlink", superlink_command(site)), _Part("superexec", superexec_command(site))]
+    certificate = None if site.certificates is None else site.certificates / SERVER_CERTIFICATE
+    parts = [
+        _Part("superlink", superlink_command(site), certificate),
+        _Part("superexec", superexec_command(site)),
+    ]
     with ExitStack() as stack:
         stack.enter_context(_ended_by_sigterm())
         for part in parts:
@@ -189,11 +196,15 @@ def _ended_by_sigterm() -> Iterator[None]:
 def _start(part: _Part, site: Site, environment: dict[str, str]) -> None:
     log = site.home / "logs" / f"{part.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
+    part.certificate_read = _read_certificate(part)
     with log.open("ab") as file:
         part.process = subprocess.Popen(  # noqa: S603 the command is built above
             part.command, env=environment, stdout=file, stderr=file, start_new_session=True
         )
-    part.num_starts += 1
+
+
+def _read_certificate(part: _Part) -> bytes | None:
+    return None if part.certificate is None else part.certificate.read_bytes()
 
 
 def _end(part: _Part) -> None:
@@ -221,11 +232,14 @@ def _wait_for_port(site: Site, part: _Part) -> None:
 def _keep_alive(
     parts: list[_Part], site: Site, environment: dict[str, str], say: Callable[[str], None]
 ) -> list[str]:
-    """Starts again what has died, and names it."""
+    """Starts again what has died, or reads a certificate that was renewed only as it starts; names it."""
     restarted = []
     for part in parts:
-        if part.process is not None and part.process.poll() is not None:
-            say(f"the {part.name} ended with code {part.process.returncode} and is started again")
+        code = None if part.process is None else part.process.poll()
+        is_renewed = _read_certificate(part) != part.certificate_read
+        if code is not None or is_renewed:
+            cause = "takes up its new certificate" if code is None else f"ended with code {code}"
+            say(f"the {part.name} {cause} and is started again")
             _end(part)
             _start(part, site, environment)
             restarted.append(part.name)
