@@ -29,7 +29,7 @@ from common.losses import get_loss
 from common.runtime import Predictor, open_graph, predict_probabilities
 from common.runtimes import get_runtime
 from common.seeding import stream, stream_seed
-from common.students import ExportedStudent, StudentDesign, build_student, describe_student, export_student
+from common.students import StudentDesign, build_student, describe_student, export_student
 from common.training import (
     Optimisation,
     count_bytes,
@@ -127,14 +127,20 @@ def run_task(node: NodeContext, task: fleet_pb2.TaskRequest) -> fleet_pb2.TaskRe
             },
         )
     with watch.phase("evaluate"):
-        reply = _evaluate(node, exported, evaluation, validation)
+        predict, fp32_predict = open_exported(exported.model), open_graph(exported.fp32_model)
+        reply = _evaluate(node, predict, fp32_predict, evaluation, validation)
         if task.wants_latency:
-            reply.latency_seconds_batch1 = measure_quiet_latency(open_exported(exported.model), evaluation)
-            reply.fp32_latency_seconds_batch1 = measure_quiet_latency(
-                open_graph(exported.fp32_model), evaluation
+            reply.latency_seconds_batch1 = measure_quiet_latency(predict, evaluation)
+            reply.fp32_latency_seconds_batch1 = measure_quiet_latency(fp32_predict, evaluation)
+        if design.compression.bits != 32 or design.compression.storage == "packed":
+            manifest["compression"]["steps"].append(
+                {
+                    "step": "quantise",
+                    **_quantising_cost(node.private.validation, fp32_predict, reply),
+                    "bytes_before": count_bytes(student),
+                    "bytes_after": sum(map(len, exported.model.files.values())),
+                }
             )
-    if design.compression.bits != 32 or design.compression.storage == "packed":
-        manifest["compression"]["steps"].append(_quantising_cost(node, exported, reply, count_bytes(student)))
     manifest["split"] = {"seed": task.seed, "test_fraction": node.config.data.test_fraction}
     manifest["private_accuracy"] = {
         "value": reply.private_test_accuracy if len(node.private.test) else None,
@@ -275,10 +281,12 @@ def make_deadline(seconds: float) -> Callable[[int], bool]:
 
 
 def _evaluate(
-    node: NodeContext, exported: ExportedStudent, evaluation: np.ndarray, validation: np.ndarray
+    node: NodeContext,
+    predict: Predictor,
+    fp32_predict: Predictor,
+    evaluation: np.ndarray,
+    validation: np.ndarray,
 ) -> fleet_pb2.TaskResponse:
-    predict = open_exported(exported.model)
-    fp32_predict = open_graph(exported.fp32_model)
     return fleet_pb2.TaskResponse(
         evaluation=predictions_to_proto(predict_probabilities(predict, evaluation)),
         evaluation_fp32=predictions_to_proto(predict_probabilities(fp32_predict, evaluation)),
@@ -289,18 +297,13 @@ def _evaluate(
 
 
 def _quantising_cost(
-    node: NodeContext, exported: ExportedStudent, reply: fleet_pb2.TaskResponse, fp32_bytes: int
-) -> dict[str, Any]:
-    samples = node.private.validation
-    after = reply.private_validation_accuracy
+    samples: LabelledSamples, fp32_predict: Predictor, reply: fleet_pb2.TaskResponse
+) -> dict[str, float | None]:
+    if not len(samples):
+        return {"accuracy_before": None, "accuracy_at_once": None}
     return {
-        "step": "quantise",
-        "accuracy_before": measure_private(open_graph(exported.fp32_model), samples)
-        if len(samples)
-        else None,
-        "accuracy_at_once": after if len(samples) else None,
-        "bytes_before": fp32_bytes,
-        "bytes_after": sum(map(len, exported.model.files.values())),
+        "accuracy_before": measure_private(fp32_predict, samples),
+        "accuracy_at_once": reply.private_validation_accuracy,
     }
 
 
