@@ -163,13 +163,13 @@ function lossCurves() {
 }
 
 function distribution() {
-  let width = 0.1;
+  let width = 0;
   const figure = chart({
     title: "Nodes by accuracy",
     caption: "How many artefacts reach which accuracy on the evaluation set.",
     describe: ([edges, counts]) => edges.length ? `Nodes by accuracy: from ${formatRatio(edges[0])} to ${formatRatio(edges.at(-1))}, most at ${formatRatio(edges[counts.indexOf(Math.max(...counts))])}` : "No accuracy yet",
     options: {
-      scales: { x: { time: false, range: (_, low, high) => [low - width / 2, high + width / 2] }, y: { range: zeroRange } },
+      scales: { x: { time: false, range: (_, low, high) => width ? [low - width / 2, high + width / 2] : [0, 1] }, y: { range: zeroRange } },
       axes: [bottomAxis({ label: "accuracy", values: (_, ticks, __, ___, step) => ticks.map((tick) => tick.toFixed(step < 0.01 ? 3 : 2)) }), axis({ size: 44, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000] })],
       series: [{ label: "accuracy", value: (_, value) => formatRatio(value) }, bars("nodes", "student", { paths: paths.bars({ size: [0.92, 90] }) })],
     },
@@ -180,7 +180,7 @@ function distribution() {
     update({ list }) {
       const bins = histogram(list.map((node) => node.accuracy));
       const { edges, counts } = bins;
-      width = bins.width || 0.1;
+      width = bins.width;
       figure.update([edges, counts]);
     },
   };
