@@ -10,6 +10,8 @@ round it prints its seconds, and what they went to in the mean over nodes:
 - *export* and *evaluate*: the artefact is made, and run over the evaluation set;
 - *process*: Flower starts a process for each task, which imports torch; its life less the task's work;
 - *Flower*: the rest of the round: messages that wait until somebody polls.
+
+*cpu* is the CPU time of a task's process in all, which a busy machine changes less.
 """
 
 from __future__ import annotations
@@ -81,15 +83,17 @@ class Lives:
                 try:
                     for child in psutil.Process(pid).children(recursive=True):
                         if any(Path(word).name == "flwr-clientapp" for word in child.cmdline()[:3]):
-                            span = self._spans.setdefault((name, child.pid), [child.create_time(), 0.0])
-                            span[1] = time.time()
+                            span = self._spans.setdefault((name, child.pid), [child.create_time(), 0.0, 0.0])
+                            times = child.cpu_times()
+                            span[1:] = time.time(), times.user + times.system
                 except psutil.Error:
                     continue
 
-    def between(self, name: str, begin: float, end: float) -> float:
-        """Adds up the lives of a node's processes that began in a span, seconds."""
+    def between(self, name: str, begin: float, end: float) -> tuple[float, float]:
+        """Adds up lives and CPU times of a node's processes that began in a span, seconds."""
         spans = [span for (node, _), span in self._spans.items() if node == name]
-        return sum(last - first for first, last in spans if begin <= first < end)
+        spans = [span for span in spans if begin <= span[0] < end]
+        return sum(span[1] - span[0] for span in spans), sum(span[2] for span in spans)
 
 
 def cut_data(source: str, folder: Path, *, num_nodes: int, num_samples: int) -> None:
@@ -169,7 +173,7 @@ def deploy(folder: Path, *, num_nodes: int, num_rounds: int, is_secure: bool) ->
 
 
 def describe(run_dir: Path, lives: Lives) -> dict[str, Any]:
-    """Makes figures of a run's log; parts are means over the nodes and add up to the round."""
+    """Makes figures of a run's log; all parts but `cpu` are means over nodes that add up to the round."""
     events = [json.loads(line) for line in (run_dir / "log.jsonl").read_text().splitlines()]
     rounds = []
     for closed in (event for event in events if event["event"] == "round_closed"):
@@ -183,16 +187,18 @@ def describe(run_dir: Path, lives: Lives) -> dict[str, Any]:
         parts = {
             phase: float(np.mean([report["phase_seconds"][phase] for report in reports])) for phase in PHASES
         }
-        life = float(np.mean([lives.between(report["node"], begin, end) for report in reports]))
+        spans = [lives.between(report["node"], begin, end) for report in reports]
+        life, cpu = (float(seconds) for seconds in np.mean(spans, axis=0))
         parts["process"] = life - sum(parts.values())
         parts["Flower"] = closed["seconds"] - life
+        parts["cpu"] = cpu
         rounds.append({"seconds": closed["seconds"], "accuracy": closed["accuracy_mean"]} | parts)
     return {"rounds": rounds, "overhead_seconds": [line["seconds"] - line["train"] for line in rounds]}
 
 
 def show(name: str, figures: dict[str, Any]) -> str:
     """Puts the figures of one deployment into lines for people."""
-    columns = ("seconds", *PHASES, "process", "Flower", "accuracy")
+    columns = ("seconds", *PHASES, "process", "Flower", "cpu", "accuracy")
     lines = [f"{name:<12}" + "".join(f"{column:>10}" for column in columns)]
     for number, line in enumerate(figures["rounds"], start=1):
         lines.append(f"round {number:<6}" + "".join(f"{line[column]:>10.2f}" for column in columns))

@@ -62,12 +62,13 @@ def list_processes(mark: str, program: str = "", *words: str) -> list[psutil.Pro
     for process in psutil.process_iter():
         try:
             command = process.cmdline()
-            is_ours = process.environ().get("FEDSTILL_TEST_SITE") == mark
+            is_program = not program or any(Path(word).name == program for word in command[:3])
+            if not (is_program and all(word in " ".join(command) for word in words)):
+                continue
+            if process.environ().get("FEDSTILL_TEST_SITE") == mark:
+                found.append(process)
         except psutil.Error:
             continue
-        is_program = not program or any(Path(word).name == program for word in command[:3])
-        if is_ours and is_program and all(word in " ".join(command) for word in words):
-            found.append(process)
     return found
 
 

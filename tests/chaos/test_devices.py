@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from tests.deployment import (
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
+TASK = "flwr-clientapp"
 
 
 @pytest.mark.timeout(500)
@@ -38,8 +40,15 @@ def test_killed_supernode_superlink_and_superexec_come_back_and_the_run_goes_on(
             wait_until(is_so, process, log, seconds=seconds)
 
         def wait_for_work(number: int) -> None:
-            wait(lambda: number in [event["round"] for event in read_events(tmp_path, "phase_started")])
-            wait(lambda: len(list_processes(mark, "flwr-clientapp")) == 2)
+            begins: list[float] = []
+
+            def has_begun() -> bool:
+                events = [e for e in read_events(tmp_path, "phase_started") if e["round"] == number]
+                begins.extend(datetime.fromisoformat(event["time"]).timestamp() for event in events)
+                return bool(begins)
+
+            wait(has_begun)
+            wait(lambda: sum(task.create_time() > begins[0] for task in list_processes(mark, TASK)) == 2)
 
         def kill(program: str, *words: str) -> None:
             (part,) = list_processes(mark, program, *words)
@@ -56,17 +65,20 @@ def test_killed_supernode_superlink_and_superexec_come_back_and_the_run_goes_on(
     whole(run_dir)
     rounds = read_rounds(tmp_path)
     assert [line["round"] for line in rounds] == [1, 2, 3, 4]
-    assert [line["num_replied"] for line in rounds] == [2, 1, 2, 2]
-    assert [
-        (drop["round"], drop["node"], drop["reason"]) for drop in read_events(tmp_path, "reply_dropped")
-    ] == [(2, "device-a", "lost")]
+    assert [line["num_replied"] for line in rounds][:2] == [2, 1]
+    assert all(line["num_replied"] for line in rounds)  # what was on its way through a SuperLink may be lost
+    first = read_events(tmp_path, "reply_dropped")[0]
+    assert (first["round"], first["node"], first["reason"]) == (2, "device-a", "lost")
     assert [event["node"] for event in read_events(tmp_path, "node_joined")] == ["device-a"]
     for part in ("superlink", "superexec"):
         assert f"the {part} ended with code -9 and is started again" in said
     assert "to go on" in said
     nodes = json.loads((run_dir / "summary.json").read_text())["nodes"]
     assert [node["node_id"] for node in nodes] == ["device-a", "device-b"]
-    assert [node["num_rounds"] for node in nodes] == [3, 4]
+    assert [node["num_rounds"] for node in nodes] == [
+        sum(name in [report["node_id"] for report in line["nodes"]] for line in rounds)
+        for name in ("device-a", "device-b")
+    ]
     assert [node["num_train_samples"] for node in nodes] == [140, 140]
     assert min(node["accuracy"] for node in nodes) > 0.5
     assert not any(node["num_state_resets"] for node in nodes)  # their students were on disk
