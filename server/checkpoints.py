@@ -59,6 +59,8 @@ class NodeState(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     node_id: str
+    host: str = ""
+    """The machine that it worked on last, as it calls itself."""
     family: str = ""
     num_train_samples: int
     num_private_test: int

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from flwr.serverapp import Grid
 
@@ -19,10 +21,12 @@ from server.strategy import FedDistill
 
 # Controls and artefacts are worth waiting for, but not for a node that is gone.
 CLOSING_SECONDS = 1800.0
+MAX_AT_ONCE = 32
+"""Machines that measure and hand in at the same time."""
 
 
 def close_run(grid: Grid, strategy: FedDistill, observe: Observer) -> None:
-    """Trains the controls, then measures latencies and collects artefacts, one node at a time.
+    """Trains the controls, then measures latencies and collects artefacts, one node at a time per machine.
 
     Args:
         grid: The grid that the nodes are on.
@@ -36,8 +40,10 @@ def close_run(grid: Grid, strategy: FedDistill, observe: Observer) -> None:
         _train_controls(grid, strategy, chosen, observe)
     strategy.fleet.open_round(strategy.state.round)
     with timed_phase(observe, "closing", len(finished)):
-        for done, node_id in enumerate(finished, start=1):
-            _close_node(grid, strategy, node_id, observe)
+        done = 0
+        for turn in take_turns({node_id: nodes[node_id].host for node_id in finished}):
+            _close_nodes(grid, strategy, turn, observe)
+            done += len(turn)
             observe(PhaseAdvanced("closing", done))
 
 
@@ -127,20 +133,45 @@ def _train_controls(grid: Grid, strategy: FedDistill, chosen: list[str], observe
     )
 
 
-def _close_node(grid: Grid, strategy: FedDistill, node_id: str, observe: Observer) -> None:
-    node = strategy.state.nodes[node_id]
-    request = fleet_pb2.ClosingRequest(
-        run_id=strategy.state.run_id,
-        base_round=node.base_round,
-        labels=strategy.publication.source(),
-        collect_artefact=strategy.config.exchange.collect_artefacts,
-        accuracy=node.report["accuracy"],
-        num_evaluation_samples=len(strategy.truth.evaluation_S),
-        uncompressed_accuracy=find_uncompressed(node),
-        upload_nonce=strategy.fleet.nonce,
-    )
+def take_turns(hosts: Mapping[str, str]) -> list[list[str]]:
+    """Groups nodes so that no machine has two at work: nothing else may disturb a latency.
 
-    def keep(_: str, answer: fleet_pb2.ClosingResponse) -> None:
+    Args:
+        hosts: Name of each node's machine.
+
+    Returns:
+        Nodes that are closed at the same time, sorted, `MAX_AT_ONCE` at most.
+    """
+    seen: Counter[str] = Counter()
+    turns: dict[int, list[str]] = {}
+    for node_id, host in sorted(hosts.items()):
+        turns.setdefault(seen[host], []).append(node_id)
+        seen[host] += 1
+    return [
+        turn[begin : begin + MAX_AT_ONCE]
+        for _, turn in sorted(turns.items())
+        for begin in range(0, len(turn), MAX_AT_ONCE)
+    ]
+
+
+def _close_nodes(grid: Grid, strategy: FedDistill, node_ids: Sequence[str], observe: Observer) -> None:
+    nodes = strategy.state.nodes
+    requests = {
+        node_id: fleet_pb2.ClosingRequest(
+            run_id=strategy.state.run_id,
+            base_round=nodes[node_id].base_round,
+            labels=strategy.publication.source(),
+            collect_artefact=strategy.config.exchange.collect_artefacts,
+            accuracy=nodes[node_id].report["accuracy"],
+            num_evaluation_samples=len(strategy.truth.evaluation_S),
+            uncompressed_accuracy=find_uncompressed(nodes[node_id]),
+            upload_nonce=strategy.fleet.nonce,
+        )
+        for node_id in node_ids
+    }
+
+    def keep(node_id: str, answer: fleet_pb2.ClosingResponse) -> None:
+        node = nodes[node_id]
         node.closing["latency_seconds_batch1"] = answer.latency_seconds_batch1
         node.device_latency_seconds = scale_to_device(node, answer.latency_seconds_batch1)
         node.closing["artefact_bytes"] = answer.artefact_bytes
@@ -156,7 +187,7 @@ def _close_node(grid: Grid, strategy: FedDistill, node_id: str, observe: Observe
 
     strategy.fleet.ask(
         grid,
-        {node_id: request},
+        requests,
         fleet_pb2.ClosingResponse,
         message_type="evaluate",
         round_number=strategy.state.round,

@@ -226,6 +226,7 @@ class FedDistill(Strategy):
         score = score_reply(response, self.truth, self._task(response.node_id, response.round))
         if self._receive is not None and self._wants_upload(response.round):
             score = replace(score, contribution=self._receive(response))
+        node.host = response.host
         account_traffic(node, score, self.planner.publication_of(node, publication))
         if self._stage is not None:
             self._stage(score)
