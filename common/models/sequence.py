@@ -15,7 +15,9 @@ from common.models.registry import scale_width
 from common.models.text import make_embedding, sum_up
 
 _NUM_RESERVED = 2
-# Rows of a table of k-mers: shorter ones say less, longer ones are too rare to learn.
+# Rows of a table of k-mers: shorter ones say less, longer ones are too rare to learn. Gene families, teacher,
+# training samples that were held back, seeds 0 to 2: 7 bases .835, 6 .802, 5 .745; and with 7, where the
+# root of their number divides their sum .835, where the number does .822, nothing .762.
 _MAX_KMERS = 16_384
 
 
