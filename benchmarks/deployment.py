@@ -17,6 +17,7 @@ round it prints its seconds, and what they went to in the mean over nodes:
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import socket
@@ -45,9 +46,9 @@ SETTINGS = (
     "data.private=nodes",
     "data.num_server=3000",
     "data.num_public=1000",
-    "teacher.num_epochs=2",
+    "teacher.num_epochs=8",
     "student.model=cnn-tiny",
-    "distill.num_epochs=4",
+    "distill.num_epochs=2",
     "federation.control_fraction=0.0",
     "federation.wait_seconds=180",
     "exchange.collect_artefacts=false",
@@ -80,14 +81,18 @@ class Lives:
     def _watch(self) -> None:
         while not self._stopping.wait(LOOK_SECONDS):
             for name, pid in self._pids.items():
-                try:
-                    for child in psutil.Process(pid).children(recursive=True):
-                        if any(Path(word).name == "flwr-clientapp" for word in child.cmdline()[:3]):
-                            span = self._spans.setdefault((name, child.pid), [child.create_time(), 0.0, 0.0])
-                            times = child.cpu_times()
-                            span[1:] = time.time(), times.user + times.system
-                except psutil.Error:
-                    continue
+                with contextlib.suppress(psutil.Error):
+                    self._look(name, psutil.Process(pid).children(recursive=True))
+
+    def _look(self, name: str, children: list[psutil.Process]) -> None:
+        tasks = [child for child in children if any("flwr-clientapp" in word for word in child.cmdline()[:3])]
+        pids = {task.pid for task in tasks}
+        for task in tasks:
+            if task.ppid() in pids:
+                continue  # a fork of it
+            times = task.cpu_times()
+            span = self._spans.setdefault((name, task.pid), [task.create_time(), 0.0, 0.0])
+            span[1:] = time.time(), times.user + times.system
 
     def between(self, name: str, begin: float, end: float) -> tuple[float, float]:
         """Adds up lives and CPU times of a node's processes that began in a span, seconds."""
