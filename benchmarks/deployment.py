@@ -11,7 +11,11 @@ round it prints its seconds, and what they went to in the mean over nodes:
 - *process*: Flower starts a process for each task, which imports torch; its life less the task's work;
 - *Flower*: the rest of the round: messages that wait until somebody polls.
 
-*cpu* is the CPU time of a task's process in all, which a busy machine changes less.
+*cpu* is the CPU time of a task's process, as last seen, which a busy machine changes less.
+
+No figure of a quiet machine is known yet. At load 12 on two cores (4 nodes, mutual TLS) a fetch took
+0.26 s in the first round and 0.05 s in the second, the export 16.8 s and 0.4 s, since the traced graph
+is kept then.
 """
 
 from __future__ import annotations
