@@ -18,6 +18,7 @@ from onnxruntime import InferenceSession
 from torch import nn
 
 from common.artefact import read_files, read_graph
+from common.compressors.quantisers import quantised_weights
 from common.compressors.structure import load_compressed
 from common.config import Config
 from common.encoders import PADDING
@@ -28,6 +29,7 @@ from common.quality import divide_sample, linear_cka, occlusion_saliency, salien
 from common.runtime import open_session
 from common.seeding import stream, stream_seed
 from common.training import deterministic, predict_logits
+from common.wire import plan_from_proto
 from server.checkpoints import FederationState, NodeState
 from server.events import Observer, Warned
 from server.exchange import Exchange
@@ -137,11 +139,13 @@ def _compare_node(
     artefact_dir = node_dir / "artefact"
     manifest, _ = read_files(artefact_dir)
     session = open_with_features(read_graph(artefact_dir), options=manifest.get("session_options", {}))
-    if teacher is None:
-        questions = replace(questions, classes_S=predict_logits(student, questions.x_S).argmax(axis=1))
-    else:
-        questions = replace(questions, classes_S=teacher.logits_SC.argmax(axis=1))
-    fp32, floor = _examine_module(student, questions), _examine_module(untrained, questions)
+    with quantised_weights(student, plan_from_proto(plan)):  # what training for few bits has computed with
+        if teacher is None:
+            questions = replace(questions, classes_S=predict_logits(student, questions.x_S).argmax(axis=1))
+        else:
+            questions = replace(questions, classes_S=teacher.logits_SC.argmax(axis=1))
+        fp32 = _examine_module(student, questions)
+    floor = _examine_module(untrained, questions)
     artefact = _examine_graph(session, fp32, questions)
 
     def to_teacher(subject: _Subject) -> Resemblance | None:

@@ -15,6 +15,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from common.artefact import read_graph, write_artefact
+from common.compressors.quantisers import quantised_weights
 from common.config import Config, load_config
 from common.datasets import load_dataset, split_dataset
 from common.encoders import Encoder
@@ -98,6 +99,21 @@ def test_without_a_teacher_artefacts_are_compared_with_students_alone(run: Simpl
     assert quality.artefact_to_teacher is None
     assert quality.artefact_to_fp32.agreement_ratio == 1
     assert quality.floor_to_fp32.agreement_ratio < 0.9
+
+
+def test_a_student_of_few_bits_is_compared_with_what_it_was_trained_as(run: SimpleNamespace) -> None:
+    config = load_config(overrides=["student.model=cnn-tiny", "compress.bits=1", "compress.qat=true"])
+    run.exchange.config, folder = config, run.dir / "nodes" / NODES[1]
+    with deterministic(1, num_threads=1):
+        student = build_model("cnn-tiny", run.exchange.spec, num_classes=10).eval()
+    save_weights(student, folder / "student.safetensors")
+    with quantised_weights(student, config.compress.plan):
+        write_graph(folder / "artefact", trace_model(student, run.exchange.spec).SerializeToString())
+
+    quality = compare(run, config)[NODES[1]]
+
+    assert quality.artefact_to_fp32.agreement_ratio == 1
+    assert quality.artefact_to_fp32.kl_nats == pytest.approx(0, abs=1e-6)
 
 
 def test_a_damaged_model_is_left_out_and_named(run: SimpleNamespace) -> None:
