@@ -18,7 +18,7 @@ from flwr.app import Context, RecordDict
 
 from common.config import Config, flatten, load_config
 from server.app import make_app
-from server.checkpoints import load_state
+from server.checkpoints import STATE_FILE, load_state
 from server.events import RoundClosed
 from server.grids import LocalGrid, RayGrid
 from server.grids.hosted_grid import HostedGrid
@@ -161,7 +161,7 @@ def test_a_coordinator_killed_above_its_actors_leaves_none_and_resumes_to_the_id
 
             def has_begun() -> bool:
                 assert process.poll() is None, (tmp_path / "log").read_text()
-                return (run_dir / "rounds.jsonl").exists() and load_state(run_dir).round >= 2
+                return (run_dir / STATE_FILE).exists() and load_state(run_dir).round >= 2
 
             patiently(has_begun, within_seconds=120, what="second round")
             family = psutil.Process(process.pid).children(recursive=True)
