@@ -9,7 +9,9 @@
   minute. CPU of the browser is that of all its processes (JavaScript, layout, paint and, without
   a GPU, compositing); CPU of the server is its process's. Shares are of one core.
 
-Targets: first paint at most 1.5 s, watching at most 20 % of one core.
+Targets: first paint at most 1.5 s, watching at most 20 % of one core. Seen on two idle cores: cold 0.88 s,
+then 0.46 s and 0.36 s; watching 3.3 % of a core in the browser and 5 to 6 % in the server, at 60 updates a
+minute.
 """
 
 from __future__ import annotations

@@ -12,7 +12,10 @@ every round, and with all 10,000 that alone is two thirds of the time. It prints
   with `--baseline` nodes, per node;
 - seconds by phase of the run, and the sizes of what it leaves behind.
 
-Goals: overhead at most 1 s a round, memory at most 2 MB a node, report below 2 MB.
+Goals: overhead at most 1 s a round, memory at most 2 MB a node, report below 2 MB. Seen on two idle cores:
+three rounds of 1,000 nodes in 42 s each, 4.0 s of it overhead: **missed**, since the coordinator, which
+scores a thousand predictions a round, has no core of its own beside two actors. Memory does not grow with
+nodes (1.44 GB in all, 1.59 GB with ten); report 243 kB.
 """
 
 from __future__ import annotations
