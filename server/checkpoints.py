@@ -200,13 +200,9 @@ def is_live(folder: Path, holders: set[tuple[int, int]]) -> bool:
 
 def sweep(run_dir: Path) -> None:
     """Removes what a killed coordinator was writing beside its files; only the holder may call it."""
-    for name in ("config.toml", "rounds.jsonl", "summary.json", "report.html", "*.safetensors", "*.npy"):
-        for leftover in run_dir.glob(f".{name}.*"):
+    for pattern in (".*.*", f"{STATE_FILE.parent}/.*.*", "nodes/*/.predictions.npy.*"):
+        for leftover in run_dir.glob(pattern):
             leftover.unlink(missing_ok=True)
-    for leftover in run_dir.glob("nodes/*/.predictions.npy.*"):
-        leftover.unlink(missing_ok=True)
-    for leftover in (run_dir / STATE_FILE).parent.glob(f".{STATE_FILE.name}.*"):
-        leftover.unlink(missing_ok=True)
 
 
 def load_state(run_dir: Path) -> FederationState:

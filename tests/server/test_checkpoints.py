@@ -63,7 +63,8 @@ def test_a_folder_is_held_by_one_at_a_time(tmp_path: Path) -> None:
 
 def test_sweeping_leaves_what_has_a_name(tmp_path: Path) -> None:
     commit_state(a_state(), tmp_path)
-    for name in (".rounds.jsonl.abcdefgh", ".summary.json.abcdefgh", "checkpoints/.state.json.abcdefgh"):
+    names = (".rounds.jsonl.abcdefgh", ".access.json.abcdefgh", "checkpoints/.state.json.abcdefgh")
+    for name in names:
         (tmp_path / name).write_text("half")
     sweep(tmp_path)
     assert load_state(tmp_path) == a_state()
