@@ -62,9 +62,13 @@ def test_killed_at_random_points_it_resumes_to_the_identical_ending(
     whole: Callable[[Path], None],
 ) -> None:
     override = f"federation.scheme={scheme}"
-    begin = time.monotonic()
-    assert warm.start(*arguments(tmp_path / "whole", override)).end() == 0
-    seconds, expected = time.monotonic() - begin, ending(tmp_path / "whole")
+    seconds = float("inf")
+    for name in ("first", "whole"):  # the first traces graphs, which the home keeps, and takes longer
+        begin = time.monotonic()
+        assert warm.start(*arguments(tmp_path / name, override)).end() == 0
+        seconds = min(seconds, time.monotonic() - begin)
+    expected = ending(tmp_path / "whole")
+    assert ending(tmp_path / "first") == expected
     assert len(expected["rounds"]) == 5
 
     num_kills, num_landed = round(NUM_KILLS * SHARES[scheme]), 0
