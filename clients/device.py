@@ -163,12 +163,25 @@ def run_device(device: Device) -> int:
     Raises:
         UsageError: Flower is not installed.
     """
-    stopping = False
+    stopping = starting = False
 
     def stop(_signal: int, _frame: object) -> None:
         nonlocal stopping
         stopping = True
-        raise SystemExit(0)
+        if not starting:  # a SuperNode that is being started has no name yet, and would be left behind
+            raise SystemExit(0)
+
+    def live_once() -> int:
+        nonlocal starting
+        starting = True
+        process = start_supernode(device)
+        try:
+            starting = False
+            if stopping:
+                raise SystemExit(0)
+            return process.wait()
+        finally:
+            end_process_group(process)
 
     previous = signal.signal(signal.SIGTERM, stop)
     os.nice(device.niceness)  # what is started below inherits it
@@ -176,7 +189,7 @@ def run_device(device: Device) -> int:
     try:
         while True:
             started = time.monotonic()
-            code = _live_once(device)
+            code = live_once()
             if time.monotonic() - started > WELL_SECONDS:
                 waits = pauses()
             pause = next(waits)
@@ -190,16 +203,13 @@ def run_device(device: Device) -> int:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _live_once(device: Device) -> int:
-    process = subprocess.Popen(  # noqa: S603 the command is built above
+def start_supernode(device: Device) -> subprocess.Popen[bytes]:
+    """Starts Flower's SuperNode in a session of its own."""
+    return subprocess.Popen(  # noqa: S603 the command is built above
         build_command(device),
         env=build_environment(device, os.environ),
         start_new_session=True,
     )
-    try:
-        return process.wait()
-    finally:
-        end_process_group(process)
 
 
 def end_process_group(process: subprocess.Popen[bytes]) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import os
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from clients.device import (
     check_device,
     end_process_group,
     pauses,
+    run_device,
 )
 from common.errors import UsageError
 from server.authority import init_authority, issue_node
@@ -181,6 +183,25 @@ def test_a_lost_supernode_is_started_again_until_the_device_is_told_to_stop(devi
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_stop_while_the_supernode_is_being_started_leaves_none_behind(device, monkeypatch):
+    started = []
+
+    def start(_device):
+        process = subprocess.Popen(["sleep", "60"], start_new_session=True)
+        started.append(process)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return process
+
+    monkeypatch.setattr("clients.device.start_supernode", start)
+    try:
+        assert run_device(replaced(device, niceness=0)) == 0
+        assert [process.poll() for process in started] == [-signal.SIGTERM]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
 
 
 def supernode_of(process, other_than=0):
