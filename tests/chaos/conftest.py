@@ -152,6 +152,11 @@ def check_nothing_torn(run_dir: Path) -> None:
         load_state(run_dir)
 
 
+def count_committed(run_dir: Path) -> int:
+    """Counts the rounds that a living run has committed: its rounds' file is there before its state is."""
+    return load_state(run_dir).round if (run_dir / STATE_FILE).exists() else 0
+
+
 def wait_for(condition: Callable[[], bool], *, within_seconds: float, what: str) -> None:
     deadline = time.monotonic() + within_seconds
     while not condition():
@@ -167,6 +172,11 @@ def ending() -> Callable[[Path], dict[str, Any]]:
 @pytest.fixture(scope="session")
 def whole() -> Callable[[Path], None]:
     return check_nothing_torn
+
+
+@pytest.fixture(scope="session")
+def committed() -> Callable[[Path], int]:
+    return count_committed
 
 
 @pytest.fixture(scope="session")

@@ -29,6 +29,7 @@ def test_a_run_that_resumes_40_days_earlier_ends_the_same(
     tmp_path: Path,
     require_program: Callable[[str], str],
     ending: Callable[[Path], dict[str, Any]],
+    committed: Callable[[Path], int],
     patiently: Callable[..., None],
 ) -> None:
     faketime = require_program("faketime")
@@ -36,8 +37,7 @@ def test_a_run_that_resumes_40_days_earlier_ends_the_same(
     begin = ["simulate", "--grid", "local", *settings, "--run-dir"]
     run_dir = tmp_path / "run"
     life = warm.start(*begin, str(run_dir))
-    rounds = run_dir / "rounds.jsonl"
-    patiently(lambda: rounds.exists() and rounds.read_text().strip(), within_seconds=60, what="first round")
+    patiently(lambda: committed(run_dir) >= 1, within_seconds=60, what="first round")
     life.kill()
     program = [sys.executable, "-c", "from server.cli import main; main()"]
     done = subprocess.run(

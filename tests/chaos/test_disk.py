@@ -16,7 +16,6 @@ import pytest
 from clients.labels import LabelCache
 from clients.node_store import NodeStore
 from common.errors import ExchangeError
-from server.checkpoints import load_state
 from server.labels import LabelService, LabelStore
 
 QUICK = (
@@ -65,6 +64,7 @@ def test_a_coordinator_whose_disk_fills_up_says_so_and_resumes(
     warm: Any,
     small_disk: Path,
     tmp_path: Path,
+    committed: Callable[[Path], int],
     patiently: Callable[..., None],
     ending: Callable[[Path], dict[str, Any]],
     whole: Callable[[Path], None],
@@ -73,11 +73,7 @@ def test_a_coordinator_whose_disk_fills_up_says_so_and_resumes(
     begin = ["simulate", "--grid", "local", *settings, "--run-dir"]
     run_dir = small_disk / "run"
     life = warm.start(*begin, str(run_dir))
-    patiently(
-        lambda: (run_dir / "rounds.jsonl").exists() and load_state(run_dir).round >= 1,
-        within_seconds=60,
-        what="first round",
-    )
+    patiently(lambda: committed(run_dir) >= 1, within_seconds=60, what="first round")
     filler = fill(small_disk, but_bytes=but_bytes)
     assert life.end() == 1
     whole(run_dir)
@@ -119,6 +115,7 @@ def test_nodes_whose_disk_fills_up_are_dropped_by_name_and_the_run_resumes(
     warm: Any,
     small_disk: Path,
     tmp_path: Path,
+    committed: Callable[[Path], int],
     patiently: Callable[..., None],
     ending: Callable[[Path], dict[str, Any]],
     whole: Callable[[Path], None],
@@ -127,8 +124,7 @@ def test_nodes_whose_disk_fills_up_are_dropped_by_name_and_the_run_resumes(
     begin = ["simulate", "--grid", "local", *settings, "--run-dir"]
     run_dir = tmp_path / "run"
     life = warm.start(*begin, str(run_dir), "--set", f"exchange.cache_dir={small_disk}")
-    rounds = run_dir / "rounds.jsonl"
-    patiently(lambda: rounds.exists() and rounds.read_text().strip(), within_seconds=60, what="first round")
+    patiently(lambda: committed(run_dir) >= 1, within_seconds=60, what="first round")
     filler = fill(small_disk, but_bytes=0)
     assert life.end() == 1
     whole(run_dir)

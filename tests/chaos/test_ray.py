@@ -18,7 +18,6 @@ from flwr.app import Context, RecordDict
 
 from common.config import Config, flatten, load_config
 from server.app import make_app
-from server.checkpoints import STATE_FILE, load_state
 from server.events import RoundClosed
 from server.grids import LocalGrid, RayGrid
 from server.grids.hosted_grid import HostedGrid
@@ -131,7 +130,11 @@ def test_the_aggregate_is_that_of_who_answered_wherever_the_others_were_killed(
 
 
 def test_a_coordinator_killed_above_its_actors_leaves_none_and_resumes_to_the_identical_ending(
-    warm: Any, tmp_path: Path, ending: Callable[[Path], dict[str, Any]], patiently: Callable[..., None]
+    warm: Any,
+    tmp_path: Path,
+    ending: Callable[[Path], dict[str, Any]],
+    committed: Callable[[Path], int],
+    patiently: Callable[..., None],
 ) -> None:
     settings = [
         "federation.scheme=ensemble",
@@ -161,7 +164,7 @@ def test_a_coordinator_killed_above_its_actors_leaves_none_and_resumes_to_the_id
 
             def has_begun() -> bool:
                 assert process.poll() is None, (tmp_path / "log").read_text()
-                return (run_dir / STATE_FILE).exists() and load_state(run_dir).round >= 2
+                return committed(run_dir) >= 2
 
             patiently(has_begun, within_seconds=120, what="second round")
             family = psutil.Process(process.pid).children(recursive=True)
