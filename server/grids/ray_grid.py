@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import math
-import os
-import socket
 import time
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 import ray
-import ray._private.worker
 from flwr.common.constant import ErrorCode
 from ray.exceptions import ActorDiedError, RayError
 
 from common.config import Scalar
-from common.errors import ConfigError, RunError
+from common.errors import RunError
 from server.grids.actor_needs import ActorNeeds
 from server.grids.hosted_grid import HostedGrid
 from server.grids.hosting import BatchHost
 from server.grids.mailroom import Job, Mailroom
+from server.grids.ray_connection import actor_environment, connect, unclosed_files_ignored
 
-PACKAGES = ("clients", "common", "protos", "server")
-PROBE_SECONDS = 5.0
 START_SECONDS = 120.0
 # An actor is given up after so many starts and so long; on a busy machine Ray itself takes its time.
 MAX_FAILED_STARTS = 3
@@ -36,18 +30,6 @@ START_PAUSE_SECONDS = 0.25
 # It is also the longest that one may hold up others, and next to nothing beside training.
 BATCH_SECONDS = 0.05
 MAX_BATCH = 32
-# Messages travel in calls; the store only holds those above 100 KB, for a moment.
-OBJECT_STORE_BYTES = 200_000_000
-# A Ray of our own has every kind of machine.
-MAX_LOCAL_ACTORS = 1000
-# The same sums in the same order on each machine: thread counts change results.
-ENVIRONMENT = {
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "MKL_NUM_THREADS": "1",
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-}
 
 
 @dataclass
@@ -130,9 +112,9 @@ class RayGrid(HostedGrid):
         self._needs = needs = needs or ActorNeeds()
         try:
             num_actors = min(num_actors, num_nodes)
-            self._owns_ray = _start_ray(ray_address, needs, num_actors=num_actors, working_dir=working_dir)
+            self._owns_ray = connect(ray_address, needs, num_actors=num_actors, working_dir=working_dir)
             needs.check(ray.cluster_resources())
-            variables = needs.environment() | _environment(environment or {}, ray_address, working_dir)
+            variables = needs.environment() | actor_environment(environment or {}, ray_address, working_dir)
             self._actor_options = {
                 "max_restarts": -1,
                 # A message that may have been carried out is not carried out again.
@@ -178,7 +160,7 @@ class RayGrid(HostedGrid):
             with contextlib.suppress(RayError, ValueError):
                 ray.kill(slot.actor, no_restart=True)
         if self._owns_ray:
-            with _unclosed_files_ignored():
+            with unclosed_files_ignored():
                 ray.shutdown()
 
     def _accept(self, job: Job) -> None:
@@ -300,79 +282,3 @@ class RayGrid(HostedGrid):
                 f" {free:g} CPUs are free there: end what else runs on the cluster, or lower"
                 " federation.cpus_per_node and its like"
             )
-
-
-@contextlib.contextmanager
-def _unclosed_files_ignored() -> Iterator[None]:
-    # Ray leaves files and processes of its own to the collector; who turns warnings
-    # into errors should not hear of them here.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        yield
-
-
-def _start_ray(address: str | None, needs: ActorNeeds, *, num_actors: int, working_dir: Path | None) -> bool:
-    """Connects this process to Ray; True where it was not connected before."""
-    if ray.is_initialized():
-        return False
-    # Ray reads these as it starts: no reports to its makers, no advice on its own future.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    quiet = {"log_to_driver": False, "logging_level": "CRITICAL"}
-    try:
-        with _unclosed_files_ignored():
-            if address is None:
-                ray.init(
-                    address="local",
-                    num_cpus=math.ceil(num_actors * needs.cpus) or None,
-                    resources=dict.fromkeys(needs.kinds, MAX_LOCAL_ACTORS) or None,
-                    include_dashboard=False,
-                    object_store_memory=OBJECT_STORE_BYTES,
-                    _node_ip_address="127.0.0.1",  # nothing of an own Ray is reachable from outside
-                    **quiet,
-                )
-            else:
-                _probe(address)
-                ray.init(address=address, runtime_env=_shipment(working_dir), **quiet)
-    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-        if address is None:
-            raise RunError(f"Ray did not start: {error}") from error
-        raise ConfigError(
-            f"no Ray cluster could be reached at {address}: {error};"
-            " give the address that `ray start --head` printed, as HOST:PORT"
-        ) from error
-    # Ray prints to stdout when an actor dies, `log_to_driver` or not; the replies tell it here.
-    ray._private.worker._worker_logs_enabled = False
-    return True
-
-
-def _probe(address: str) -> None:
-    # Ray itself keeps trying for minutes where nobody listens.
-    host, _, port = address.rpartition("://")[2].rpartition(":")
-    if port.isdecimal():
-        socket.create_connection((host, int(port)), timeout=PROBE_SECONDS).close()
-
-
-def _source_root() -> Path:
-    return Path(__file__).resolve().parents[2]
-
-
-def _shipment(working_dir: Path | None) -> dict[str, Any]:
-    shipment: dict[str, Any] = {
-        "py_modules": [str(_source_root() / package) for package in PACKAGES],
-        "excludes": ["__pycache__", "*.pyc"],
-    }
-    if working_dir is not None:
-        shipment["working_dir"] = str(working_dir)
-    return shipment
-
-
-def _environment(given: Mapping[str, str], address: str | None, working_dir: Path | None) -> dict[str, str]:
-    environment = ENVIRONMENT | dict(given)
-    if address is None:
-        folders = [str(_source_root()), *([str(working_dir.resolve())] if working_dir else [])]
-        folders += [
-            folder for folder in (environment.get("PYTHONPATH"), os.environ.get("PYTHONPATH")) if folder
-        ]
-        environment["PYTHONPATH"] = os.pathsep.join(folders)
-    return environment

@@ -7,13 +7,17 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
+import ray._private.node
 from flwr.app import Context, RecordDict
 
 from common.config import Config, flatten, load_config
@@ -81,6 +85,36 @@ def run_on_ray(
         environment=environment,
     ) as grid:
         run_on(grid, config, run_dir, observe)
+
+
+def ray_processes() -> list[psutil.Process]:
+    children = psutil.Process().children(recursive=True)
+    return [child for child in children if child.name() in {"gcs_server", "raylet"}]
+
+
+def test_ray_whose_raylet_dies_as_it_starts_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    struck: list[int] = []
+
+    def strike() -> None:
+        while not struck:
+            with suppress(psutil.NoSuchProcess):
+                for process in ray_processes():
+                    if process.name() == "raylet":
+                        process.kill()
+                        struck.append(process.pid)
+
+    # Ray waits half a minute for its raylet; once that is dead, an hour passes at once.
+    clock = SimpleNamespace(
+        monotonic=lambda: time.monotonic() + 3600 * len(struck), sleep=time.sleep, time=time.time
+    )
+    monkeypatch.setattr(ray._private.node, "time", clock)
+    striker = threading.Thread(target=strike, daemon=True)
+    striker.start()
+    with RayGrid("fragile_app:app", num_nodes=2, run_config={}, num_actors=1):
+        striker.join()
+        assert sorted(process.name() for process in ray_processes()) == ["gcs_server", "raylet"]
+        assert struck[0] not in {process.pid for process in ray_processes()}
+    assert ray_processes() == []
 
 
 def test_rounds_end_in_time_when_nodes_die_or_freeze_and_the_fleet_learns_on(tmp_path: Path) -> None:
