@@ -1,4 +1,4 @@
-"""Links that break, creep or lie: what is moved arrives whole, or a named error comes in time."""
+"""Links under mutual TLS that break, creep or lie: what is moved arrives, or a named error comes in time."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clients.labels import LabelCache, upload_array
+from clients.labels import LabelCache, Transport, upload_array
 from common.errors import ExchangeError
+from server.authority import init_authority, issue_node
+from server.enrolment import write_bundle
 from server.labels import LabelService, LabelStore
+from server.labels.access import open_round
 from server.labels.array_uploads import UploadStore
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,6 +32,7 @@ sys.modules[spec.name] = proxy_module
 spec.loader.exec_module(proxy_module)
 Proxy = proxy_module.Proxy
 Move = Callable[[str], None]
+NODE = "node-0000"
 
 
 @pytest.fixture
@@ -38,22 +42,48 @@ def rows() -> np.ndarray:
 
 
 @pytest.fixture
-def link(tmp_path: Path) -> Iterator[Any]:
+def is_secure() -> bool:
+    return True
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Path:
+    init_authority(tmp_path / "authority")
+    return tmp_path / "authority"
+
+
+@pytest.fixture
+def bundle(authority: Path, tmp_path: Path) -> Path:
+    write_bundle(tmp_path / NODE, NODE, issue_node(authority, NODE).files)
+    return tmp_path / NODE
+
+
+@pytest.fixture
+def link(authority: Path, is_secure: bool, tmp_path: Path) -> Iterator[Any]:
+    service = LabelService(
+        LabelStore(tmp_path / "store"),
+        uploads_dir=tmp_path / "nodes",
+        run_id="run",
+        certificates_dir=authority if is_secure else None,
+    )
     with (
-        LabelService(LabelStore(tmp_path / "store"), uploads_dir=tmp_path / "nodes", run_id="run") as service,
+        service,
         Proxy(int(service.address.rpartition(":")[2])) as proxy,
     ):
         yield proxy
 
 
 @pytest.fixture(params=["fetch", "upload"])
-def move(request: pytest.FixtureRequest, rows: np.ndarray, tmp_path: Path) -> Move:
+def move(
+    request: pytest.FixtureRequest, rows: np.ndarray, bundle: Path, is_secure: bool, tmp_path: Path
+) -> Move:
     """Moves the rows over an address, down or up, and checks what arrived."""
     store = LabelStore(tmp_path / "store")
     digest = store.publish_samples(rows, chunk_bytes=65_536)
+    transport = Transport(bundle if is_secure else None)
 
     def fetch(address: str) -> None:
-        cache = LabelCache(tmp_path / "cache", num_attempts=4, backoff_seconds=0.02)
+        cache = LabelCache(tmp_path / "cache", num_attempts=4, backoff_seconds=0.02, transport=transport)
         try:
             array = cache.fetch_array(address, digest, timeout_seconds=2).array
         finally:
@@ -66,13 +96,14 @@ def move(request: pytest.FixtureRequest, rows: np.ndarray, tmp_path: Path) -> Mo
             rows,
             run_id="run",
             round_number=1,
-            node_id="node-0000",
+            node_id=NODE,
+            transport=transport,
             chunk_bytes=65_536,
             timeout_seconds=2,
             num_attempts=4,
             backoff_seconds=0.02,
         )
-        arrived = UploadStore(tmp_path / "uploads").read(1, "node-0000", sent.digest)
+        arrived = UploadStore(tmp_path / "uploads").read(1, NODE, sent.digest)
         np.testing.assert_array_equal(arrived.array, rows)
 
     return fetch if request.param == "fetch" else upload
@@ -93,6 +124,8 @@ def test_a_link_of_1_mbit_per_second_is_slow_and_nothing_else(link: Any, move: M
     move(link.address)
 
 
+# TLS finds them too: without it our own checksums have to.
+@pytest.mark.parametrize("is_secure", [True, False], ids=["tls", "plaintext"])
 def test_altered_bytes_never_arrive(link: Any, move: Move) -> None:
     link.weather.num_flips = 1
     move(link.address)
@@ -116,10 +149,10 @@ def test_a_link_that_is_back_after_a_blackhole_is_gone_on_with(link: Any, move: 
 
 
 @contextmanager
-def serving(store: Path, *, port: int) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def serving(store: Path, authority: Path, *, port: int) -> Iterator[tuple[subprocess.Popen[str], int]]:
     command = [sys.executable, "-c", "from server.cli import main; main()", "labels", "serve", str(store)]
     process = subprocess.Popen(
-        [*command, "--port", str(port)],
+        [*command, "--port", str(port), "--certificates", str(authority)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -134,28 +167,34 @@ def serving(store: Path, *, port: int) -> Iterator[tuple[subprocess.Popen[str], 
 
 
 def test_a_label_service_killed_in_mid_stream_is_resumed_when_it_is_back(
-    rows: np.ndarray, tmp_path: Path, patiently: Callable[..., None]
+    rows: np.ndarray, authority: Path, bundle: Path, tmp_path: Path, patiently: Callable[..., None]
 ) -> None:
     digest = LabelStore(tmp_path / "store").publish_samples(rows, chunk_bytes=65_536)
+    open_round(tmp_path, "run", 1, [NODE])
     part = tmp_path / "cache" / digest.hex() / "rows.part"
     fetching = (
-        "import sys; from pathlib import Path; from clients.labels import LabelCache\n"
-        "cache = LabelCache(Path(sys.argv[1]), num_attempts=40)\n"
+        "import sys; from pathlib import Path; from clients.labels import LabelCache, Transport\n"
+        "cache = LabelCache(Path(sys.argv[1]), num_attempts=40, transport=Transport(Path(sys.argv[4])))\n"
         "fetched = cache.fetch_array(sys.argv[2], bytes.fromhex(sys.argv[3]), timeout_seconds=20)\n"
         "print(fetched.wire_bytes)"
     )
-    with serving(tmp_path / "store", port=0) as (process, port), Proxy(port) as link:
+    with serving(tmp_path / "store", authority, port=0) as (process, port), Proxy(port) as link:
         link.weather.bytes_per_second = 300_000
-        arguments = [str(tmp_path / "cache"), link.address, digest.hex()]
+        arguments = [str(tmp_path / "cache"), link.address, digest.hex(), str(bundle)]
         node = subprocess.Popen(
             [sys.executable, "-c", fetching, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True
         )
         try:
-            patiently(lambda: part.exists() and part.stat().st_size > 200_000, within_seconds=60, what="half")
+
+            def is_half_there() -> bool:
+                assert node.poll() is None
+                return part.exists() and part.stat().st_size > 200_000
+
+            patiently(is_half_there, within_seconds=60, what="half")
             process.kill()
             process.wait()
             link.weather.bytes_per_second = 0
-            with serving(tmp_path / "store", port=port):
+            with serving(tmp_path / "store", authority, port=port):
                 output, _ = node.communicate(timeout=60)
         finally:
             node.kill()
