@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from common.console import exit_with, run_command
-from common.errors import UsageError
+from common.errors import EXIT_DONE, EXIT_FAILED, UsageError
 
 cli = typer.Typer(
     name="fedstill-node",
@@ -168,6 +168,19 @@ def run_node(
     if certificates is None:
         typer.echo("warning: no certificates: what this node sends and gets is not protected", err=True)
     raise typer.Exit(run_device(device))
+
+
+@cli.command()
+def doctor(
+    bundle: Annotated[Path, typer.Option(help="folder that fedstill fleet add made")],
+) -> int:
+    """Check that this device can take part: its certificate, its coordinator, its data."""
+    from clients.doctor import examine
+
+    findings = list(examine(bundle))
+    for finding in findings:
+        typer.echo(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.name:11}  {finding.detail}")
+    return EXIT_DONE if all(finding.ok for finding in findings) else EXIT_FAILED
 
 
 def run() -> int:

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from clients.bundle import check_certificate
 from clients.node_config import CERTIFICATES_DIR, DATA_SOURCE, NODE_ID, PROFILE
+from clients.superlink import explain_end
 from common.certificates import CA_CERTIFICATE, FLOWER_KEY, is_loopback
 from common.devices import load_profile
 from common.errors import UsageError
@@ -193,7 +194,8 @@ def run_device(device: Device) -> int:
             if time.monotonic() - started > WELL_SECONDS:
                 waits = pauses()
             pause = next(waits)
-            _log.warning("the SuperNode ended with code %d; starting again in %g s", code, pause)
+            cause = explain_end(device.superlink, node_id=device.node_id, certificates=device.certificates)
+            _log.warning("the SuperNode ended with code %d; starting again in %g s. %s", code, pause, cause)
             time.sleep(pause)
     except SystemExit:
         if stopping:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from flwr.app import Context, Message
@@ -26,9 +27,9 @@ def authority(tmp_path):
     return tmp_path / "certificates"
 
 
-def enrol(folder, name):
+def enrol(folder, name, **clock):
     bundle = folder.parent / name
-    write_bundle(bundle, name, issue_node(folder, name).files)
+    write_bundle(bundle, name, issue_node(folder, name, **clock).files)
     return read_credentials(bundle)
 
 
@@ -102,6 +103,21 @@ def test_a_revoked_node_stays_out(authority):
     names, [(_, detail)] = introduce(authority, proven(own))
     assert names == []
     assert "was revoked on" in detail
+
+
+@pytest.mark.parametrize(("days", "cause"), [(400, "expired on 20"), (-2, "begins only on 20")])
+def test_a_certificate_that_ran_out_or_is_of_the_future_stays_out(authority, days, cause):
+    own = enrol(authority, "kitchen", clock=lambda: datetime.now(UTC) - timedelta(days=days))
+    names, [(_, detail)] = introduce(authority, proven(own))
+    assert names == []
+    assert f"the certificate of 'kitchen' {cause}" in detail
+
+
+def test_a_foreign_certificate_stays_out(authority, tmp_path):
+    init_authority(tmp_path / "other" / "certificates")
+    names, [(_, detail)] = introduce(authority, proven(enrol(tmp_path / "other" / "certificates", "kitchen")))
+    assert names == []
+    assert "'kitchen' is foreign: not issued by 'FedStill authority" in detail
 
 
 def test_no_question_is_asked_twice(authority):

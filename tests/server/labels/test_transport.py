@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import socket
 import ssl
 import subprocess
@@ -237,7 +238,7 @@ def test_a_service_that_is_gone_is_no_matter_of_certificates(federation, kitchen
     assert not isinstance(caught.value, AccessError)
 
 
-def test_a_revoked_node_is_refused_from_its_next_call_on(federation, kitchen):
+def test_a_revoked_node_is_refused_from_its_next_call_on(federation, kitchen, caplog):
     federation.open_round(1, "kitchen")
     channel = Transport(kitchen).open(federation.address)
     call = channel.unary_unary("/fedstill.v1.LabelService/GetUpload")
@@ -251,6 +252,7 @@ def test_a_revoked_node_is_refused_from_its_next_call_on(federation, kitchen):
     assert "the certificate of 'kitchen' was revoked on" in after.value.details()
     with pytest.raises(AccessError, match="was revoked on"):
         federation.fetch(kitchen)
+    assert re.search(r"refused: the certificate of 'kitchen' was revoked on 20", caplog.text)
 
 
 def served_serial(address):
