@@ -15,7 +15,7 @@ import numpy as np
 
 from common.config import Config, load_config, to_toml
 from common.files import write_text_atomically
-from server.checkpoints import STATE_FILE, FederationState, NodeState, commit_state, hold_run_dir
+from server.checkpoints import STATE_FILE, FederationState, NodeState, commit_state, hold_folder
 from server.events import (
     LabelsPublished,
     NodeClosed,
@@ -95,7 +95,7 @@ class FleetFolder:
     def __enter__(self) -> FleetFolder:
         """Begins the run: teacher, labels, and no round yet."""
         stack, run_dir = self._stack, self.run_dir
-        stack.enter_context(hold_run_dir(run_dir))
+        stack.enter_context(hold_folder(run_dir))
         write_text_atomically(run_dir / "config.toml", to_toml(self.config))
         log = stack.enter_context(closing(open_log(run_dir)))
         self.observe = broadcast([self._metrics, log])

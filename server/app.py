@@ -23,7 +23,7 @@ from server.checkpoints import (
     STATE_FILE,
     FederationState,
     commit_state,
-    hold_run_dir,
+    hold_folder,
     load_state,
     sweep,
 )
@@ -72,7 +72,7 @@ def open_run(
     # Looked at before the lock, which is a file too: a stranger's folder stays as it was.
     check = load_state if resume else _check_unused
     check(folder)
-    with _full_disk_explained(folder), hold_run_dir(folder):
+    with _full_disk_explained(folder), hold_folder(folder):
         check(folder)
         if resume:
             state = load_state(folder)

@@ -60,7 +60,7 @@ class NodeState(BaseModel):
 
     node_id: str
     host: str = ""
-    """The machine that it worked on last, as it calls itself."""
+    """The machine that it worked on last, as `clients.machine` names it."""
     family: str = ""
     num_train_samples: int
     num_private_test: int
@@ -149,25 +149,26 @@ def _read_lines(path: Path) -> list[str]:
 
 
 @contextmanager
-def hold_run_dir(run_dir: Path) -> Iterator[None]:
+def hold_folder(folder: Path, *, option: str = "--run-dir") -> Iterator[None]:
     """Makes the folder where it lacks, and keeps every other coordinator out of it.
 
     Args:
-        run_dir: The run folder.
+        folder: A run folder, or the home of a deployment's coordinator.
+        option: How a user chooses another one.
 
     Raises:
         UsageError: Another coordinator works in it.
     """
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / LOCK_FILE).open("ab+", buffering=0) as file:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK_FILE).open("ab+", buffering=0) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             holder = file.read().decode("ascii", "replace").strip() or "unknown"
             raise UsageError(
-                f"another coordinator (process {holder}) works in {run_dir}: wait until it ends, or choose"
-                " another folder with --run-dir"
+                f"another coordinator (process {holder}) works in {folder}: wait until it ends, or choose"
+                f" another folder with {option}"
             ) from None
         with suppress(OSError):  # a full disk is for the first commit to report
             file.truncate(0)

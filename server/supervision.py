@@ -5,10 +5,12 @@
     <home>/superexec.secret  what SuperLink and SuperExec share
     <home>/logs/*.log        what each process said
     <home>/runs/<run_id>/    the run folder
+    <home>/lock              held (flock) by the one coordinator; it ends with its holder
 
 The SuperLink runs with `--isolation process`, so the SuperExec and the ServerApp under it
 are processes of their own. One that dies is started again; a run that Flower reports as
-failed is submitted again with `run.resume`, and redoes one round at most.
+failed is submitted again with `run.resume`, and redoes one round at most. A home has one
+coordinator at a time; the next one ends whatever a killed one left running.
 """
 
 from __future__ import annotations
@@ -27,11 +29,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from common.certificates import SERVER_CERTIFICATE
 from common.config import Config
 from common.errors import RunError, UsageError
 from server.authority import FLEET
-from server.checkpoints import STATE_FILE, is_live, read_holders
+from server.checkpoints import STATE_FILE, hold_folder, is_live, read_holders
 from server.flower_control import Control
 from server.flower_programs import (
     APP_DIR,
@@ -53,6 +57,8 @@ GONE_SECONDS = 3.0
 GRACE_SECONDS = 10.0
 MAX_SUBMISSIONS = 10
 COMPLETED = "finished:completed"
+OWNER = "FEDSTILL_COORDINATOR"
+"""In the environment of all that a coordinator starts: its home."""
 
 
 @dataclass
@@ -116,12 +122,12 @@ def coordinate(
         The run folder.
 
     Raises:
-        UsageError: Flower is not installed, the port is taken, or certificates lack.
+        UsageError: Flower is not installed, the port is taken, certificates lack, or another
+            coordinator works in this home.
         RunError: The SuperLink did not come up, or the run failed again and again.
     """
     _check_site(site)
-    write_connection(site)
-    environment = flower_environment(site, os.environ)
+    environment = flower_environment(site, os.environ) | {OWNER: str(site.home)}
     certificate = None if site.certificates is None else site.certificates / SERVER_CERTIFICATE
     parts = [
         _Part("superlink", superlink_command(site), certificate),
@@ -129,6 +135,10 @@ def coordinate(
     ]
     with ExitStack() as stack:
         stack.enter_context(_ended_by_sigterm())
+        stack.enter_context(hold_folder(site.home, option="--home"))
+        _end_leftovers(site, say)
+        _check_port(site)
+        write_connection(site)
         for part in parts:
             stack.callback(_end, part)
             _start(part, site, environment)
@@ -171,6 +181,9 @@ def _check_site(site: Site) -> None:
             )
     if site.certificates is not None:
         ServerCertificates(site.certificates)  # says what is wrong with them
+
+
+def _check_port(site: Site) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -179,6 +192,19 @@ def _check_site(site: Site) -> None:
             raise UsageError(
                 f"cannot serve on {site.host}:{site.port} ({error.strerror}); choose another --port"
             ) from None
+
+
+def _end_leftovers(site: Site, say: Callable[[str], None]) -> None:
+    """Ends what a coordinator of this home left running when it was killed; only the home's holder may."""
+    leftovers = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get(OWNER) == str(site.home):
+                process.kill()
+                leftovers.append(process)
+    if leftovers:
+        psutil.wait_procs(leftovers, timeout=GRACE_SECONDS)
+        say(f"what a killed coordinator had left was ended ({len(leftovers)} processes)")
 
 
 @contextmanager

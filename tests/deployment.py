@@ -88,10 +88,10 @@ def started(
             process.wait(40)
 
 
-def start_devices(stack: ExitStack, folder: Path, environment: dict[str, str], port: int) -> None:
+def start_devices(stack: ExitStack, folder: Path, environment: dict[str, str]) -> None:
+    """Starts two devices on the bundles that lie in `folder`."""
     for name in ("a", "b"):
-        command = [BIN / "fedstill-node", "run", "--superlink", f"127.0.0.1:{port}"]
-        command += ["--node-id", f"device-{name}", "--data", folder / f"{name}.npz"]
+        command = [BIN / "fedstill-node", "run", "--bundle", folder / f"device-{name}"]
         command += ["--home", folder / f"home-{name}"]
         stack.enter_context(started(command, environment, folder / f"{name}.log"))
 

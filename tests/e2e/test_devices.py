@@ -11,16 +11,9 @@ from pathlib import Path
 import pytest
 
 from server.authority import init_authority
-from tests.deployment import BIN, coordinator, find_run, free_port, started
+from tests.deployment import BIN, coordinator, find_run, free_port, start_devices, started
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
-
-
-def start_bundles(stack: ExitStack, folder: Path, environment: dict[str, str]) -> None:
-    for name in ("a", "b"):
-        command = [BIN / "fedstill-node", "run", "--bundle", folder / f"device-{name}"]
-        command += ["--home", folder / f"home-{name}"]
-        stack.enter_context(started(command, environment, folder / f"{name}.log"))
 
 
 def fedstill(folder: Path, *words: object) -> None:
@@ -55,7 +48,7 @@ def test_from_certificates_to_a_federation_that_trusts_nothing_else(
         for setting in ("monitoring.enabled=true", "federation.scheme=ensemble", "distill.num_epochs=20"):
             command += ["--set", setting]
         process = stack.enter_context(started(command, site, log))
-        start_bundles(stack, tmp_path, site)
+        start_devices(stack, tmp_path, site)
         assert process.wait(440) == 0, log.read_text()
     check_summary(tmp_path)
     assert "device-a may come" in log.read_text()

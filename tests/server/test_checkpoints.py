@@ -13,7 +13,7 @@ from server.checkpoints import (
     FederationState,
     NodeState,
     commit_state,
-    hold_run_dir,
+    hold_folder,
     load_state,
     sweep,
 )
@@ -52,12 +52,12 @@ def test_a_foreign_state_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_is_held_by_one_at_a_time(tmp_path: Path) -> None:
     with (
-        hold_run_dir(tmp_path),
+        hold_folder(tmp_path),
         pytest.raises(UsageError, match="another coordinator"),
-        hold_run_dir(tmp_path),
+        hold_folder(tmp_path),
     ):
         pass
-    with hold_run_dir(tmp_path):
+    with hold_folder(tmp_path):
         pass
 
 

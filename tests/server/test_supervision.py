@@ -5,13 +5,27 @@ from __future__ import annotations
 import os
 import socket
 import ssl
+import subprocess
 from pathlib import Path
 
+import psutil
 import pytest
 
+from common.config import Config
+from common.errors import UsageError
 from server.authority import init_authority, renew_server
+from server.checkpoints import hold_folder
 from server.flower_programs import Site, flower_environment, superlink_command, write_connection
-from server.supervision import _end, _keep_alive, _Part, _start, _wait_for_port
+from server.supervision import (
+    OWNER,
+    _end,
+    _end_leftovers,
+    _keep_alive,
+    _Part,
+    _start,
+    _wait_for_port,
+    coordinate,
+)
 
 
 @pytest.mark.slow
@@ -48,3 +62,31 @@ def test_a_renewed_certificate_is_taken_up_and_a_dead_superlink_is_started_again
         "the superlink takes up its new certificate and is started again",
         "the superlink ended with code -9 and is started again",
     ]
+
+
+def test_a_home_has_one_coordinator_at_a_time(tmp_path: Path) -> None:
+    site = Site(tmp_path / "home", "127.0.0.1", 8000)
+    refused = pytest.raises(UsageError, match=f"process {os.getpid()}\\) works in .*home: .* with --home")
+    with hold_folder(site.home), refused:
+        coordinate(site, Config(), site.home / "runs" / "run", say=print)
+    assert not (site.home / "superlink.db").exists()
+
+
+def test_what_a_killed_coordinator_left_is_ended_and_nothing_else(tmp_path: Path) -> None:
+    site = Site(tmp_path / "home", "127.0.0.1", 8000)
+    said: list[str] = []
+    _end_leftovers(site, said.append)
+    assert said == []
+    left, other = (
+        subprocess.Popen(["sleep", "60"], env=os.environ | {OWNER: str(home)})
+        for home in (site.home, tmp_path / "another")
+    )
+    try:
+        _end_leftovers(site, said.append)
+        assert not psutil.pid_exists(left.pid)
+        assert other.poll() is None
+    finally:
+        for process in (left, other):
+            process.kill()
+            process.wait()
+    assert said == ["what a killed coordinator had left was ended (1 processes)"]
