@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import socket
-
 from clients.fetching import Fetcher, NodeContext
 from clients.labels import upload_artefact
+from clients.machine import name_machine
 from common.artefact import amend_manifest, list_artefact_files, read_artefact
 from common.runtime import measure_latency
 from protos.fedstill.v1 import fleet_pb2
@@ -43,7 +42,7 @@ def close_run(node: NodeContext, request: fleet_pb2.ClosingRequest) -> fleet_pb2
         node_id=node.private.node_id,
         latency_seconds_batch1=latency,
         artefact_bytes=artefact_bytes,
-        host=socket.gethostname(),
+        host=name_machine(),
     )
     if request.collect_artefact:
         reply.upload_bytes = upload_artefact(

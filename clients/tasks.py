@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from clients.choice import choice_to_proto, read_choice, write_choice
 from clients.distil import Distillation, SoftLabels
 from clients.fetching import Fetcher, NodeContext, fetch_labels, fetch_shared
 from clients.labels import upload_array
+from clients.machine import name_machine
 from clients.node_store import read_rows, write_rows
 from clients.private import LabelledSamples, check_private, encode_private
 from clients.schemes import Lesson, Outcome, Rows, get_learner, settle
@@ -165,7 +165,7 @@ def run_task(node: NodeContext, task: fleet_pb2.TaskRequest) -> fleet_pb2.TaskRe
     reply.student_digest = student_digest
     reply.artefact_digest = digest_files(files)
     reply.num_steps = task.hyperparameters.num_steps
-    reply.host = socket.gethostname()
+    reply.host = name_machine()
     if outcome.choice is not None:
         reply.choice.CopyFrom(choice_to_proto(outcome.choice))
     if outcome.upload is not None:
