@@ -77,7 +77,12 @@ def renew(
     if name == SERVER:
         end = renew_server(folder, hosts=host or (), days=days)
         typer.echo(f"{folder / 'server.crt'}: until {end:%Y-%m-%d}, as {_hosts(folder)}")
-        typer.echo("the label service takes it at once; SuperLink when it is started again")
+        typer.echo(
+            "the label service takes it at once, and so does the SuperLink under fedstill coordinator;"
+        )
+        typer.echo(
+            "start one that runs apart again (fedstill certs served HOST:PORT tells whether it has to be)"
+        )
         return
     path = output or Path(f"{name}.crt")
     check_output(path, force=force)
@@ -93,6 +98,19 @@ def revoke(node: NodeArgument, folder: FolderOption = DEFAULT_FOLDER) -> None:
 
     revoked = revoke_node(folder, node)
     typer.echo(f"{node}: {len(revoked.serials)} revoked; the label service refuses it from its next call on")
+
+
+@certs_cli.command("served")
+def served(
+    address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="SuperLink or label service")],
+    folder: FolderOption = DEFAULT_FOLDER,
+) -> None:
+    """Check that a server serves the coordinator's certificate as it is now; a health check."""
+    from server.renewal import check_served
+
+    _check_address(address, name="HOST:PORT")
+    check_served(address, folder)
+    typer.echo(f"{address} serves {folder / 'server.crt'}")
 
 
 @fleet_cli.command("add")
@@ -150,10 +168,15 @@ def register(
     from server.flower_programs import Site
     from server.supervision import register_fleet
 
-    host, _, port = superlink.rpartition(":")
+    host, port = _check_address(superlink, name="--superlink")
+    register_fleet(Site(home.resolve(), host, port, folder.resolve()), say=typer.echo)
+
+
+def _check_address(address: str, *, name: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
     if not (host and port.isdigit()):
-        raise UsageError(f"--superlink: expected host:port, got {superlink!r}")
-    register_fleet(Site(home.resolve(), host, int(port), folder.resolve()), say=typer.echo)
+        raise UsageError(f"{name}: expected host:port, got {address!r}")
+    return host, int(port)
 
 
 def _hosts(folder: Path) -> str:

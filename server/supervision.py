@@ -93,7 +93,7 @@ def register_fleet(site: Site, *, say: Callable[[str], None]) -> None:
 
 
 def print_commands(site: Site, config: Config, run_dir: Path) -> str:
-    """Lists the commands for running the parts apart, one per line."""
+    """Lists the commands for running the parts apart, one per line, and what they do not do by themselves."""
     write_connection(site)
     environment = flower_environment(site, {})
     prefix = " ".join(f"{key}={shlex.quote(environment[key])}" for key in environment if key != "PATH")
@@ -103,7 +103,13 @@ def print_commands(site: Site, config: Config, run_dir: Path) -> str:
         folders = ["--home", str(site.home), "--certificates", str(site.certificates)]
         commands.append([*register, *folders])
     commands.append(submit_command(config, run_dir, resume=False))
-    return "\n".join(f"{prefix} {shlex.join(command)}" for command in commands)
+    lines = [f"{prefix} {shlex.join(command)}" for command in commands]
+    if site.certificates is not None:
+        check = ["fedstill", "certs", "served", site.address, "--certificates", str(site.certificates)]
+        lines.append(
+            f"# after fedstill certs renew, start the SuperLink again; to check: {shlex.join(check)}"
+        )
+    return "\n".join(lines)
 
 
 def coordinate(

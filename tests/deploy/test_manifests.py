@@ -72,6 +72,9 @@ def test_the_options_that_compose_gives_are_those_of_the_programs():
         known = run(BIN / program, "--help")
         for word in services[service]["command"]:
             assert word.split("=")[0] in known, word
+    _, program, *words, option = services["superlink"]["healthcheck"]["test"]
+    known = run(BIN / program, *words[:2], "--help", env={"COLUMNS": "200", "PATH": "/bin"})
+    assert option.split("=")[0] in known
     known = run(BIN / "fedstill-node", "run", "--help", env={"COLUMNS": "200", "PATH": "/bin"})
     for word in services["device-a"]["command"][1:]:
         assert word.split("=")[0] in known, word

@@ -67,13 +67,14 @@ def test_with_certificates_the_printed_commands_authenticate_all_parts(
     done = subprocess.run(
         [str(word) for word in command], env=site, cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    superlink, superexec, register, run = done.stdout.splitlines()
+    superlink, superexec, register, run, renewal = done.stdout.splitlines()
     secret = f"--superexec-auth-secret-file {tmp_path / 'site' / 'superexec.secret'}"
     assert "--enable-supernode-auth" in superlink
     assert secret in superlink
     assert secret in superexec
     assert f"fleet register --superlink 127.0.0.1:18080 --home {tmp_path / 'site'}" in register
     assert f'exchange.certificates_dir="{tmp_path / "certificates"}"' in run
+    assert renewal.startswith("# after fedstill certs renew, start the SuperLink again")
     assert (tmp_path / "site" / "superexec.secret").stat().st_mode & 0o777 == 0o600
 
 

@@ -12,10 +12,11 @@ import psutil
 import pytest
 
 from common.config import Config
-from common.errors import UsageError
+from common.errors import RunError, UsageError
 from server.authority import init_authority, renew_server
 from server.checkpoints import hold_folder
 from server.flower_programs import Site, flower_environment, superlink_command, write_connection
+from server.renewal import check_served
 from server.supervision import (
     OWNER,
     _end,
@@ -48,9 +49,13 @@ def test_a_renewed_certificate_is_taken_up_and_a_dead_superlink_is_started_again
         _start(part, site, environment)
         assert served() == (folder / "server.crt").read_text()
         assert _keep_alive([part], site, environment, said.append) == []
+        check_served(site.address, folder)
         renew_server(folder)
+        with pytest.raises(RunError, match="serves another certificate"):
+            check_served(site.address, folder)
         assert _keep_alive([part], site, environment, said.append) == ["superlink"]
         assert served() == (folder / "server.crt").read_text()
+        check_served(site.address, folder)
         assert part.process
         part.process.kill()
         part.process.wait()
@@ -58,6 +63,8 @@ def test_a_renewed_certificate_is_taken_up_and_a_dead_superlink_is_started_again
         assert served()
     finally:
         _end(part)
+    with pytest.raises(RunError, match="does not answer: Connection refused"):
+        check_served(site.address, folder)
     assert said == [
         "the superlink takes up its new certificate and is started again",
         "the superlink ended with code -9 and is started again",
