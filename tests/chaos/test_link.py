@@ -166,29 +166,48 @@ def serving(store: Path, authority: Path, *, port: int) -> Iterator[tuple[subpro
         process.communicate()
 
 
+FETCH = (
+    "import sys; from pathlib import Path; from clients.labels import LabelCache, Transport\n"
+    "cache = LabelCache(Path(sys.argv[3]), num_attempts=40, transport=Transport(Path(sys.argv[2])))\n"
+    "cache.fetch_array(sys.argv[1], bytes.fromhex(sys.argv[4]), timeout_seconds=20)"
+)
+UPLOAD = (
+    "import sys; from pathlib import Path; import numpy as np\n"
+    "from clients.labels import Transport, upload_array\n"
+    "rows, nonce = np.load(sys.argv[3]), bytes.fromhex(sys.argv[4])\n"
+    "sending = {'run_id': 'run', 'round_number': 1, 'node_id': sys.argv[5], 'chunk_bytes': 65_536}\n"
+    "transport = Transport(Path(sys.argv[2]))\n"
+    "sent = upload_array(sys.argv[1], rows, nonce=nonce, transport=transport, num_attempts=40, **sending)\n"
+    "print(sent.digest.hex())"
+)
+
+
+@pytest.mark.parametrize("way", ["fetch", "upload"])
 def test_a_label_service_killed_in_mid_stream_is_resumed_when_it_is_back(
-    rows: np.ndarray, authority: Path, bundle: Path, tmp_path: Path, patiently: Callable[..., None]
+    way: str,
+    rows: np.ndarray,
+    authority: Path,
+    bundle: Path,
+    tmp_path: Path,
+    patiently: Callable[..., None],
 ) -> None:
     digest = LabelStore(tmp_path / "store").publish_samples(rows, chunk_bytes=65_536)
-    open_round(tmp_path, "run", 1, [NODE])
-    part = tmp_path / "cache" / digest.hex() / "rows.part"
-    fetching = (
-        "import sys; from pathlib import Path; from clients.labels import LabelCache, Transport\n"
-        "cache = LabelCache(Path(sys.argv[1]), num_attempts=40, transport=Transport(Path(sys.argv[4])))\n"
-        "fetched = cache.fetch_array(sys.argv[2], bytes.fromhex(sys.argv[3]), timeout_seconds=20)\n"
-        "print(fetched.wire_bytes)"
-    )
+    nonce = open_round(tmp_path, "run", 1, [NODE])
+    np.save(tmp_path / "rows.npy", rows)
     with serving(tmp_path / "store", authority, port=0) as (process, port), Proxy(port) as link:
         link.weather.bytes_per_second = 300_000
-        arguments = [str(tmp_path / "cache"), link.address, digest.hex(), str(bundle)]
+        arguments = {
+            "fetch": [FETCH, link.address, bundle, tmp_path / "cache", digest.hex()],
+            "upload": [UPLOAD, link.address, bundle, tmp_path / "rows.npy", nonce.hex(), NODE],
+        }[way]
         node = subprocess.Popen(
-            [sys.executable, "-c", fetching, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", *map(str, arguments)], cwd=ROOT, stdout=subprocess.PIPE, text=True
         )
         try:
 
             def is_half_there() -> bool:
                 assert node.poll() is None
-                return part.exists() and part.stat().st_size > 200_000
+                return link.num_bytes > 300_000
 
             patiently(is_half_there, within_seconds=60, what="half")
             process.kill()
@@ -200,5 +219,9 @@ def test_a_label_service_killed_in_mid_stream_is_resumed_when_it_is_back(
             node.kill()
             node.wait()
     assert node.returncode == 0
-    assert rows.nbytes < int(output) < rows.nbytes + 3 * 65_536
-    np.testing.assert_array_equal(np.load(part.with_name("rows.npy")), rows)
+    assert rows.nbytes < link.num_bytes < rows.nbytes + 3 * 65_536
+    if way == "fetch":
+        arrived = np.load(tmp_path / "cache" / digest.hex() / "rows.npy")
+    else:
+        arrived = UploadStore(tmp_path / "uploads").read(1, NODE, bytes.fromhex(output)).array
+    np.testing.assert_array_equal(arrived, rows)
