@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from clients.node_store import NodeStore
 from clients.private import digest_private, load_private, name_node
 from clients.tasks import run_task
 from common.certificates import read_credentials, sign_hello
-from common.config import from_run_config
+from common.config import Config, Scalar, from_run_config
 from common.devices import load_profile
 from common.errors import RunError
 from common.files import default_home
@@ -27,8 +29,25 @@ from protos.fedstill.v1 import fleet_pb2
 app = ClientApp()
 
 
+def _read_config(run_config: Mapping[str, Scalar]) -> Config:
+    # With their types: to a dictionary 1 and True are the same.
+    return _check_config(tuple((key, type(value), value) for key, value in run_config.items()))
+
+
+@functools.lru_cache(maxsize=1)
+def _check_config(items: tuple[tuple[str, type, Scalar], ...]) -> Config:
+    return from_run_config({key: value for key, _, value in items})
+
+
+@functools.lru_cache(maxsize=1)
+def _open_cache(root: Path, max_bytes: int, transport: Transport, run_id: str) -> LabelCache:
+    # One for all nodes of this process: an array is read through once, and connections end with the run.
+    del run_id
+    return LabelCache(root, max_bytes=max_bytes, transport=transport)
+
+
 def _open_node(context: Context, run_id: str, expected: fleet_pb2.InputSpec | None = None) -> NodeContext:
-    config = from_run_config(context.run_config)
+    config = _read_config(context.run_config)
     private = load_private(config, context.node_config, expected)
     bundle = str(context.node_config.get(CERTIFICATES_DIR, ""))
     transport = Transport(Path(bundle) if bundle else None, config.exchange.allow_insecure)
@@ -36,7 +55,7 @@ def _open_node(context: Context, run_id: str, expected: fleet_pb2.InputSpec | No
     return NodeContext(
         config=config,
         private=private,
-        cache=LabelCache(home / "labels", max_bytes=config.exchange.cache_bytes, transport=transport),
+        cache=_open_cache(home / "labels", config.exchange.cache_bytes, transport, run_id),
         store=NodeStore(home, run_id=run_id, node_id=private.node_id),
         transport=transport,
         graphs_dir=home / "graphs",
@@ -53,7 +72,7 @@ def hello(message: Message, context: Context) -> Message:
             f"the coordinator runs fedstill {request.version}, this node {version}: install the same"
         )
     reply = fleet_pb2.HelloResponse(version=version)
-    if name_node(context.node_config, from_run_config(context.run_config)) is not None:
+    if name_node(context.node_config, _read_config(context.run_config)) is not None:
         node = _open_node(context, request.run_id, request.input)
         reply.node_id = node.private.node_id
         reply.num_train_samples = len(node.private.train)
