@@ -51,11 +51,15 @@ def calibration_error(
     """
     correct_S = predicted_S == true_S
     bins_S = np.clip(np.ceil(confidence_S * num_bins).astype(int) - 1, 0, num_bins - 1)
-    error = 0.0
-    for index in range(num_bins):
-        inside = bins_S == index
-        if inside.any():
-            error += inside.mean() * abs(correct_S[inside].mean() - confidence_S[inside].mean())
+    sizes = np.bincount(bins_S, minlength=num_bins)
+    hits = np.bincount(bins_S[correct_S], minlength=num_bins)
+    by_bin_S = confidence_S[np.argsort(bins_S, kind="stable")]
+    error, start = 0.0, 0
+    for size, num_hits in zip(sizes.tolist(), hits.tolist(), strict=True):
+        if size:
+            confidence = float(by_bin_S[start : start + size].mean())
+            error += size / len(bins_S) * abs(num_hits / size - confidence)
+            start += size
     return float(error)
 
 

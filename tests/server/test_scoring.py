@@ -34,6 +34,18 @@ def test_calibration_error_is_zero_for_certain_and_right() -> None:
     assert calibration_error(classes, np.ones(10), classes) == 0
 
 
+def test_calibration_error_is_that_of_its_definition_bit_for_bit() -> None:
+    rng = np.random.default_rng(0)
+    predicted, true = rng.integers(0, 3, (2, 500))
+    confidence = rng.random(500).astype(np.float32)
+    expected = 0.0
+    for index in range(15):
+        inside = np.clip(np.ceil(confidence * 15).astype(int) - 1, 0, 14) == index
+        right = (predicted == true)[inside]
+        expected += inside.mean() * abs(right.mean() - confidence[inside].mean())
+    assert calibration_error(predicted, confidence, true) == float(expected)
+
+
 @given(
     st.lists(
         st.tuples(st.integers(0, 4), st.integers(0, 4), st.floats(0, 1, allow_nan=False)),
