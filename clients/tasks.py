@@ -32,8 +32,6 @@ from common.seeding import stream, stream_seed
 from common.students import StudentDesign, build_student, describe_student, export_student
 from common.training import (
     Optimisation,
-    count_bytes,
-    count_parameters,
     deterministic,
     digest_weights,
     predict_logits,
@@ -137,7 +135,7 @@ def run_task(node: NodeContext, task: fleet_pb2.TaskRequest) -> fleet_pb2.TaskRe
                 {
                     "step": "quantise",
                     **_quantising_cost(node.private.validation, fp32_predict, reply),
-                    "bytes_before": count_bytes(student),
+                    "bytes_before": manifest["fp32_bytes"],
                     "bytes_after": sum(map(len, exported.model.files.values())),
                 }
             )
@@ -157,8 +155,8 @@ def run_task(node: NodeContext, task: fleet_pb2.TaskRequest) -> fleet_pb2.TaskRe
     reply.run_id, reply.round, reply.node_id = task.run_id, task.round, node_id
     reply.state_reset = not found
     reply.distillation_loss, reply.private_loss = outcome.distillation_loss, outcome.private_loss
-    reply.model.num_parameters = count_parameters(student)
-    reply.model.fp32_bytes = count_bytes(student)
+    reply.model.num_parameters = manifest["num_parameters"]
+    reply.model.fp32_bytes = manifest["fp32_bytes"]
     reply.model.artefact_bytes = artefact_bytes
     reply.wire_bytes_down = fetcher.wire_bytes
     reply.seconds.CopyFrom(watch.seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import statistics
@@ -152,6 +153,7 @@ def measure_latency(
     return statistics.median(seconds)
 
 
+@functools.cache
 def describe_host() -> str:
     """Names this machine's processor and core count, and nothing that identifies it."""
     model = platform.processor() or platform.machine()
