@@ -137,6 +137,7 @@ def train_alone(
     rng: np.random.Generator,
     on_step: Callable[[int], bool] | None = None,
     guest: Recovery | None = None,
+    log_prior_C: torch.Tensor | None = None,
 ) -> float:
     """Trains a student on private data alone: the control beside every distilled one.
 
@@ -154,10 +155,14 @@ def train_alone(
         rng: Source of the batches.
         on_step: As for `fit`.
         guest: What compresses it meanwhile.
+        log_prior_C: Added to the logits (C,) while it learns, so that they come to say what a
+            sample looks like, not how many of its class the node has ("logit adjustment", Menon et
+            al. 2021, arXiv:2007.07314; in federations: FedLC, arXiv:2209.00189). None adds nothing.
 
     Returns:
         Cross-entropy on private labels at the end of training.
     """
+    prior = 0.0 if log_prior_C is None else log_prior_C.to(optimisation.device)
     best_loss, best_state = float("inf"), None
     interval = max(1, num_steps // 20)
     first = 0 if guest is None else guest.settled_step
@@ -166,7 +171,7 @@ def train_alone(
         nonlocal best_loss, best_state
         if len(validation) and step > first and (step % interval == 0 or step == num_steps):
             with nullcontext() if guest is None else guest.as_deployed(student):
-                loss = _cross_entropy(student, validation)
+                loss = _cross_entropy(student, validation, log_prior_C)
             if loss < best_loss:
                 best_loss, best_state = loss, copy.deepcopy(student.state_dict())
         return on_step(step) if on_step else False
@@ -174,7 +179,7 @@ def train_alone(
     (loss,) = fit(
         student,
         private_batches(private, batch_size, rng),
-        lambda model, batch: (functional.cross_entropy(model(batch[0]), batch[1]),),
+        lambda model, batch: (functional.cross_entropy(model(batch[0]) + prior, batch[1]),),
         loss_weights=(1.0,),
         num_steps=num_steps,
         optimisation=optimisation,
@@ -192,8 +197,20 @@ def private_batches(samples: LabelledSamples, batch_size: int, rng: np.random.Ge
         yield torch.from_numpy(samples.x_S[index]), torch.from_numpy(samples.y_S[index])
 
 
-def _cross_entropy(model: nn.Module, samples: LabelledSamples) -> float:
+def class_log_prior(y_S: np.ndarray, *, num_classes: int) -> torch.Tensor:
+    """Estimates how likely each class is among a node's labels: log-probabilities (C,), float32.
+
+    Half a sample stands in for each class that may only have been missed (Jeffreys' prior).
+    """
+    counts_C = np.bincount(y_S, minlength=num_classes) + 0.5
+    return torch.from_numpy(np.log(counts_C / counts_C.sum()).astype(np.float32))
+
+
+def _cross_entropy(
+    model: nn.Module, samples: LabelledSamples, log_prior_C: torch.Tensor | None = None
+) -> float:
     model.eval()
     with torch.no_grad():
         logits = model(torch.from_numpy(samples.x_S).to(device_of(model))).cpu()
+        logits = logits if log_prior_C is None else logits + log_prior_C
         return float(functional.cross_entropy(logits, torch.from_numpy(samples.y_S)))

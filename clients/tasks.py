@@ -201,6 +201,9 @@ def _send(
     reply.upload_digest, reply.upload_bytes = sent.digest, sent.num_bytes
     if not answers_labels:
         reply.upload_counts.extend(upload.counts_R.tolist())
+    elif node.config.federation.counts_classes:
+        counts_C = np.bincount(node.private.train.y_S, minlength=upload.values.shape[1])
+        reply.upload_counts.extend(counts_C.tolist())
 
 
 def learn_round(
@@ -234,6 +237,7 @@ def learn_round(
         proximal_mu=hyper.proximal_mu,
         wants_upload=task.wants_upload,
         selective_quantile=node.config.federation.selective_quantile,
+        revisit_ratio=node.config.federation.revisit_ratio,
         rng=stream(task.seed, "student-batches", node=node_id, round_number=task.round),
         on_step=give_up,
         recovery=recovery,

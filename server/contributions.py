@@ -48,23 +48,29 @@ def receive_contribution(
         known = np.isfinite(values).all(axis=1)
         check_upload(values[known], num_samples=int(known.sum()), num_classes=num_classes)
         counts = np.array([num_train_samples])
+        if exchange.config.federation.counts_classes:
+            counts = _read_counts(response, num_classes, num_train_samples)
     elif scheme.rows in ("classes", "features"):
-        counts = np.array(response.upload_counts, np.int64)
-        if len(counts) != num_classes or values.ndim != 2 or values.shape[1] > MAX_FEATURES:
-            raise ExchangeError(
-                f"expected a row and a count for each of {num_classes} classes, got {values.shape}"
-                f" and {len(counts)} counts"
-            )
+        counts = _read_counts(response, num_classes, num_train_samples)
+        if values.ndim != 2 or values.shape[1] > MAX_FEATURES:
+            raise ExchangeError(f"expected a row for each of {num_classes} classes, got {values.shape}")
         width = num_classes if scheme.rows == "classes" else values.shape[1]
         check_upload(values, num_samples=num_classes, num_classes=width)
-        if counts.min() < 0 or counts.sum() > num_train_samples:
-            raise ExchangeError(
-                f"expected counts of {num_train_samples} private samples in all, got {counts.tolist()}"
-            )
     else:
         check_upload(values, num_samples=1, num_classes=response.model.num_parameters)
         counts = np.array([num_train_samples])
     return Contribution(response.node_id, values, counts, num_bytes=sent.num_bytes)
+
+
+def _read_counts(response: fleet_pb2.TaskResponse, num_classes: int, num_train_samples: int) -> np.ndarray:
+    counts = np.array(response.upload_counts, np.int64)
+    if len(counts) != num_classes:
+        raise ExchangeError(f"expected a count for each of {num_classes} classes, got {len(counts)}")
+    if counts.min() < 0 or counts.sum() > num_train_samples:
+        raise ExchangeError(
+            f"expected counts of {num_train_samples} private samples in all, got {counts.tolist()}"
+        )
+    return counts
 
 
 def _spread(values: np.ndarray, covered_S: np.ndarray | None, num_samples: int) -> np.ndarray:

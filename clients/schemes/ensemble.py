@@ -3,11 +3,15 @@
 Reference: Li & Wang 2019, "FedMD", arXiv:1910.03581 (digest the consensus, then
 revisit private data); Itahara et al. 2020, "DS-FL", arXiv:2008.06180.
 
-We differ in one point: the revisit trains a copy, which labels the public set and is
-then dropped. The student itself stays the one that has digested the consensus, with
-private labels beside it at weight 1 − λ; revisiting in place forgets what others know
-on skewed partitions. With `federation.selective_quantile` a node withholds its logits of public
-samples that lie outside its own data (EdgeFD, arXiv:2508.14769; see `clients.density`).
+We differ in two points. The revisit trains a copy, which labels the public set and is then
+dropped: the student itself stays the one that has digested the consensus, with private labels
+beside it at weight 1 − λ; revisiting in place forgets what others know on skewed partitions. And
+the copy learns with its logits adjusted by how often the node has each class (see
+`clients.distil.train_alone`), so that what it says of the public set does not lean to its own
+classes and does not speak against those that it never saw.
+
+With `federation.selective_quantile` a node withholds its logits of public samples that lie
+outside its own data (EdgeFD, arXiv:2508.14769; see `clients.density`).
 """
 
 from __future__ import annotations
@@ -19,26 +23,27 @@ import numpy as np
 from torch import nn
 
 from clients.density import choose_shared
+from clients.distil import class_log_prior, train_alone
 from clients.schemes.records import Lesson, Outcome, Rows
 from clients.schemes.teacher import learn_alone, learn_from_teacher
 from common.features import compute_features
 from common.training import predict_logits
-
-# Steps of the revisit as a share of the round's.
-REVISIT_RATIO = 0.5
 
 
 def learn_with_ensemble(lesson: Lesson) -> Outcome:
     """Digests the consensus, or begins alone where there is none yet, and labels the public set."""
     assert lesson.public_S is not None
     if lesson.labels is None:
+        beginner = copy.deepcopy(lesson.student)
         outcome = learn_alone(lesson)
-        opinion = outcome.student
+        num_steps = lesson.num_steps
     else:
         outcome = learn_from_teacher(lesson)
-        opinion = _revisit(lesson, outcome.student) if lesson.wants_upload else outcome.student
+        beginner = outcome.student
+        num_steps = max(1, round(lesson.revisit_ratio * lesson.num_steps))
     if not lesson.wants_upload:
         return outcome
+    opinion = _revisit(lesson, copy.deepcopy(beginner), num_steps=num_steps)
     logits_SC = predict_logits(opinion, lesson.public_S)
     upload = Rows(logits_SC, _choose(lesson, opinion).astype(np.int64))
     return dataclasses.replace(outcome, upload=upload)
@@ -58,10 +63,17 @@ def _choose(lesson: Lesson, opinion: nn.Module) -> np.ndarray:
     )
 
 
-def _revisit(lesson: Lesson, student: nn.Module) -> nn.Module:
-    revisit = dataclasses.replace(
-        lesson,
-        student=copy.deepcopy(student),
-        num_steps=max(1, round(REVISIT_RATIO * lesson.num_steps)),
+def _revisit(lesson: Lesson, student: nn.Module, *, num_steps: int) -> nn.Module:
+    train_alone(
+        student,
+        lesson.train,
+        lesson.validation,
+        batch_size=lesson.distillation.batch_size,
+        optimisation=lesson.optimisation,
+        num_steps=num_steps,
+        rng=lesson.rng,
+        on_step=lesson.on_step,
+        guest=None if lesson.recovery is None else lesson.recovery(num_steps),
+        log_prior_C=class_log_prior(lesson.train.y_S, num_classes=lesson.num_classes),
     )
-    return learn_alone(revisit).student
+    return student

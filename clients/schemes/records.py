@@ -54,6 +54,8 @@ class Lesson:
     wants_upload: bool
     selective_quantile: float
     """Share of the node's own samples that bounds what it speaks about; 0: it speaks about all."""
+    revisit_ratio: float
+    """Steps on private data before the node labels the public set, as a share of the round's."""
     rng: np.random.Generator
     on_step: Callable[[int], bool]
     recovery: Callable[[int], Recovery] | None = None

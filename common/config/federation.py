@@ -46,6 +46,13 @@ class FederationConfig(Section):
         description="ensemble, co-teaching: nodes withhold logits of public samples farther from their own"
         " data than this share of it is; 0: they send all",
     )
+    revisit_ratio: float = Field(
+        0.5,
+        gt=0,
+        le=20,
+        description="ensemble, co-teaching: steps on private data alone before a node labels the public set,"
+        " as a share of the round's; what is learnt in them is only said, not kept",
+    )
     staleness: Literal["drop", "weigh"] = Field(
         "drop",
         description="answers to a round that is over are counted and dropped, or weigh less the older they"
@@ -93,3 +100,8 @@ class FederationConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="trains students; auto: a GPU if any")
     threads_per_node: int = Field(1, ge=1, le=256, description="threads that train one student")
     control_fraction: Unit = Field(1.0, description="nodes that also train the `local` control at the end")
+
+    @property
+    def counts_classes(self) -> bool:
+        """Whether nodes say with their logits how many samples of each class they have."""
+        return self.aggregator == "class_count"

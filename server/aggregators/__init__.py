@@ -13,9 +13,10 @@ from server.aggregators.means import (
     mean_probability,
 )
 from server.aggregators.robust import geometric_median, median, trimmed_mean
-from server.aggregators.weighted import confidence_mean, count_mean, variance_mean
+from server.aggregators.weighted import class_count_mean, confidence_mean, count_mean, variance_mean
 
 AGGREGATORS: dict[str, Aggregator] = {
+    "class_count": class_count_mean,
     "confidence": confidence_mean,
     "count": count_mean,
     "cronus": cronus,
@@ -31,7 +32,7 @@ AGGREGATORS: dict[str, Aggregator] = {
 
 # Those in which a node can weigh less than another, for being late; the others count heads.
 TAKES_WEIGHTS = frozenset(
-    {"confidence", "count", "enhanced_era", "era", "mean", "mean_probability", "variance"}
+    {"class_count", "confidence", "count", "enhanced_era", "era", "mean", "mean_probability", "variance"}
 )
 
 

@@ -113,5 +113,49 @@ def count_mean(logits_NSC: Logits, *, present_NS: Mask, options: AggregatorOptio
     return aggregate_samples(logits_NSC, present_NS, rule)
 
 
+def class_count_mean(logits_NSC: Logits, *, present_NS: Mask, options: AggregatorOptions) -> Aggregated:
+    """Averages logits with weights of how well a node knows the classes that a sample is likely of.
+
+    A sample is asked about the two classes that all nodes together find likeliest. Who has
+    learned from m samples of one and n of the other weighs min(m, n): to tell two classes
+    apart takes samples of both.
+
+    Args:
+        logits_NSC: Logits (N, S, C), float32, two classes or more.
+        present_NS: Which node answered which sample, bool (N, S).
+        options: `counts_NC`, private samples per node and class; weights of the nodes, if any.
+
+    Returns:
+        The weighted mean of the logits, each node's around its own mean. Nodes weigh the same
+        where none that answered knows both classes.
+
+    Raises:
+        ConfigError: No counts are given, or not one per node and class.
+
+    Reference:
+        Ours. Weights by class counts: FedGEMS, arXiv:2110.11027, and FedLC, arXiv:2209.00189, treat
+        the same trouble, nodes that never saw a class.
+    """
+    num_nodes, _, num_classes = logits_NSC.shape
+    counts_NC = options.counts_NC
+    if counts_NC is None or counts_NC.shape != (num_nodes, num_classes):
+        came = "none" if counts_NC is None else f"shape {counts_NC.shape}"
+        raise ConfigError(
+            f"aggregator 'class_count' needs sample counts of shape {(num_nodes, num_classes)}, got {came}"
+        )
+
+    def rule(logits_NBC: Doubles, present_NB: Mask) -> Doubles:
+        present_weights_NB = options.weigh(present_NB)
+        all_BC = log_mean(log_softmax(logits_NBC), present_weights_NB[..., None])
+        likeliest_B2 = np.argsort(-all_BC, axis=1, kind="stable")[:, :2]
+        known_NB = counts_NC[:, likeliest_B2].min(axis=2)
+        weights_NB = _or_equal(known_NB * present_weights_NB, present_weights_NB)
+        centred_NBC = logits_NBC - logits_NBC.mean(axis=2, keepdims=True)
+        mean: Doubles = (centred_NBC * (weights_NB / weights_NB.sum(axis=0))[..., None]).sum(axis=0)
+        return mean
+
+    return aggregate_samples(logits_NSC, present_NS, rule)
+
+
 def _or_equal(weights: Doubles, present: Doubles) -> Doubles:
     return np.where(weights.sum(axis=0) > 0, weights, present)

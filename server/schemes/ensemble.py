@@ -47,6 +47,7 @@ def aggregate_logits(exchange: Exchange, contributions: list[Contribution]) -> n
             exponent=federation.aggregator_exponent,
             trim_ratio=federation.aggregator_trim_ratio,
             counts_N=np.array([item.counts_R.sum() for item in contributions]),
+            counts_NC=_class_counts(contributions, num_classes=logits_NSC.shape[2]),
             weights_N=np.array([item.weight for item in contributions]),
         ),
     )
@@ -56,6 +57,12 @@ def aggregate_logits(exchange: Exchange, contributions: list[Contribution]) -> n
     if exchange.publication.label_set_id:
         previous = np.array(exchange.store.logits(exchange.publication.label_set_id))
     return np.where(aggregated.covered_S[:, None], aggregated.logits_SC, previous)
+
+
+def _class_counts(contributions: list[Contribution], *, num_classes: int) -> np.ndarray | None:
+    if any(len(item.counts_R) != num_classes for item in contributions):
+        return None
+    return np.stack([item.counts_R for item in contributions])
 
 
 def digest_ensemble(contributions: list[Contribution], logits_SC: np.ndarray) -> str:

@@ -18,7 +18,7 @@ class Contribution:
     values: np.ndarray
     """Logits on public samples (S, C), class means (C, D), or weights (1, P); float32."""
     counts_R: np.ndarray
-    """Private samples behind each row, where rows are classes; else the node's samples in all."""
+    """Private samples of each class, where rows are classes or the aggregator weighs by them; else in all."""
     num_bytes: int = 0
     """What sending it takes: manifest and chunks."""
     weight: float = 1.0

@@ -73,6 +73,7 @@ def skewed_lesson(**changes: object) -> Lesson:
         proximal_mu=0.0,
         wants_upload=False,
         selective_quantile=0.0,
+        revisit_ratio=0.5,
         own_weight=1.0,
         rng=np.random.default_rng(1),
         on_step=lambda step: False,

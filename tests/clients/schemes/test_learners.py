@@ -52,6 +52,7 @@ def a_lesson(**changes: object) -> Lesson:
         proximal_mu=0.0,
         wants_upload=True,
         selective_quantile=0.0,
+        revisit_ratio=0.5,
         rng=np.random.default_rng(1),
         on_step=lambda step: False,
     )

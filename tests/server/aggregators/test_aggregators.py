@@ -28,8 +28,17 @@ def softmax(logits):
 def aggregate(name, logits, present=None, **options):
     logits = np.asarray(logits, np.float32)
     present = np.ones(logits.shape[:2], bool) if present is None else present
-    options.setdefault("counts_N", np.arange(1, len(logits) + 1))
+    if "counts_NC" not in options:
+        counts_N = options.pop("counts_N", np.arange(1, len(logits) + 1))
+        options |= counts_for(name, counts_N, num_classes=logits.shape[2])
     return get_aggregator(name)(logits, present_NS=present, options=AggregatorOptions(**options))
+
+
+def counts_for(name, counts_N, *, num_classes):
+    """Gives an aggregator the counts in the form that it reads, alike for all classes."""
+    if name == "class_count" and counts_N is not None:
+        return {"counts_NC": np.tile(np.asarray(counts_N)[:, None], (1, num_classes))}
+    return {"counts_N": counts_N}
 
 
 def aggregate_probabilities(name, probabilities, **options):
@@ -40,7 +49,16 @@ def aggregate_probabilities(name, probabilities, **options):
 
 def test_registry_holds_the_documented_aggregators():
     assert set(AGGREGATORS) == {
-        *("mean", "mean_probability", "era", "enhanced_era", "confidence", "variance", "count"),
+        *(
+            "mean",
+            "mean_probability",
+            "era",
+            "enhanced_era",
+            "confidence",
+            "variance",
+            "count",
+            "class_count",
+        ),
         *("median", "trimmed_mean", "geometric_median", "cronus"),
     }
 
@@ -262,6 +280,26 @@ def test_count_asks_only_the_nodes_that_answered():
     np.testing.assert_allclose(softmax(result), [[0.7, 0.3]], atol=1e-6)
 
 
+def test_class_count_by_hand():
+    # The nodes' probabilities are likeliest for classes 0 and 1: the first node has 8 and 3 samples
+    # of them and weighs 3, the second has 1 and 50 and weighs 1; class 2 does not matter.
+    logits = [[[4.0, 2.0, 0.0]], [[2.0, 4.0, 0.0]]]
+    counts = np.array([[8, 3, 0], [1, 50, 99]])
+    result = aggregate("class_count", logits, counts_NC=counts)
+    np.testing.assert_allclose(result.logits_SC, [[1.5, 0.5, -2.0]], atol=1e-6)
+
+
+def test_class_count_asks_all_alike_where_nobody_knows_both_classes():
+    logits = [[[4.0, 2.0, 0.0]], [[2.0, 4.0, 0.0]]]
+    result = aggregate("class_count", logits, counts_NC=np.array([[8, 0, 9], [0, 5, 9]]))
+    np.testing.assert_allclose(result.logits_SC, [[1.0, 1.0, -2.0]], atol=1e-6)
+
+
+def test_class_count_needs_counts_of_classes():
+    with pytest.raises(ConfigError, match=r"needs sample counts of shape \(7, 5\), got none"):
+        aggregate("class_count", draw_logits(0), counts_N=None)
+
+
 def test_median_by_hand():
     # Medians .5, .3 and .3; 1.1 together.
     result = aggregate_probabilities("median", [[0.6, 0.3, 0.1], [0.5, 0.1, 0.4], [0.2, 0.5, 0.3]])
@@ -302,6 +340,7 @@ def test_cronus_by_hand():
 GOLDEN_LOGITS = (np.arange(36) ** 2 * 7 % 23 * 0.25).reshape(6, 2, 3)
 GOLDEN_PRESENT = np.array([[1, 1], [1, 1], [1, 0], [1, 1], [1, 1], [1, 1]], bool)
 GOLDEN = {
+    "class_count": [[0.41494, 0.184677, 0.400382], [0.227785, 0.322346, 0.449869]],
     "confidence": [[0.3639969, 0.24354266, 0.39246045], [0.25119242, 0.34585253, 0.40295505]],
     "count": [[0.41453275, 0.21800265, 0.3674646], [0.23234254, 0.34544328, 0.42221418]],
     "cronus": [[0.44335994, 0.34171289, 0.21492718], [0.25438969, 0.42604104, 0.31956926]],
@@ -366,12 +405,14 @@ def test_a_node_of_weight_2_counts_as_two_nodes(name):
     weighted = AGGREGATORS[name](
         logits,
         present_NS=np.ones((3, 7), bool),
-        options=AggregatorOptions(counts_N=counts, weights_N=np.array([1.0, 2.0, 1.0])),
+        options=AggregatorOptions(
+            **counts_for(name, counts, num_classes=4), weights_N=np.array([1.0, 2.0, 1.0])
+        ),
     )
     doubled = AGGREGATORS[name](
         logits[[0, 1, 1, 2]],
         present_NS=np.ones((4, 7), bool),
-        options=AggregatorOptions(counts_N=np.ones(4)),
+        options=AggregatorOptions(**counts_for(name, np.ones(4), num_classes=4)),
     )
     np.testing.assert_allclose(weighted.logits_SC, doubled.logits_SC, rtol=1e-5, atol=1e-5)
 
@@ -379,7 +420,8 @@ def test_a_node_of_weight_2_counts_as_two_nodes(name):
 @pytest.mark.parametrize("name", sorted(AGGREGATORS))
 def test_equal_weights_change_nothing(name):
     logits, present = spread_logits(2), np.ones((3, 7), bool)
-    plain = AGGREGATORS[name](logits, present_NS=present, options=AggregatorOptions(counts_N=np.ones(3)))
-    options = AggregatorOptions(counts_N=np.ones(3), weights_N=np.full(3, 0.25))
+    counts = counts_for(name, np.ones(3), num_classes=4)
+    plain = AGGREGATORS[name](logits, present_NS=present, options=AggregatorOptions(**counts))
+    options = AggregatorOptions(**counts, weights_N=np.full(3, 0.25))
     weighted = AGGREGATORS[name](logits, present_NS=present, options=options)
     np.testing.assert_allclose(weighted.logits_SC, plain.logits_SC, rtol=1e-5, atol=1e-5)
