@@ -30,8 +30,12 @@ OVERRIDES = (
 )
 
 
+# Nodes that say how many samples of each class they have.
+COUNTING = {"co-teaching": ("federation.aggregator=class_count",)}
+
+
 def scheme_config(name: str, *more: str) -> Config:
-    return load_config(overrides=[*OVERRIDES, f"federation.scheme={name}", *more])
+    return load_config(overrides=[*OVERRIDES, f"federation.scheme={name}", *COUNTING.get(name, ()), *more])
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from server.exchange import Exchange
 from server.labels import LabelStore
 from server.publication import publish_public, publish_samples
 from server.schemes import SCHEMES, Contribution, get_scheme
+from server.schemes.ensemble import aggregate_logits
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +189,34 @@ def receive(exchange: Exchange, scheme: str, uploads: Uploads, **facts: object) 
 
 def test_received_logits_count_their_bytes(exchange: Exchange) -> None:
     assert receive(exchange, "ensemble", Uploads(np.zeros((40, 10)))).num_bytes == 77
+
+
+def counting(exchange: Exchange) -> Exchange:
+    config = load_config(overrides=["federation.aggregator=class_count", "data.num_public=40"])
+    return dataclasses.replace(exchange, config=config)
+
+
+def test_counts_of_classes_come_with_the_logits_where_the_aggregator_weighs_by_them(
+    exchange: Exchange,
+) -> None:
+    received = receive(counting(exchange), "ensemble", Uploads(np.zeros((40, 10))), counts=[2] * 10)
+    assert received.counts_R.tolist() == [2] * 10
+    for counts, reason in (([], "each of 10 classes, got 0"), ([3] * 10, "20 private samples in all")):
+        with pytest.raises(ExchangeError, match=reason):
+            receive(counting(exchange), "ensemble", Uploads(np.zeros((40, 10))), counts=counts)
+
+
+def test_node_that_knows_both_likeliest_classes_is_heard(exchange: Exchange) -> None:
+    knows, guesses = np.zeros((2, 40, 10), np.float32)
+    knows[:, 3], knows[:, 4] = 6, 5
+    guesses[:, 3], guesses[:, 4] = 5, 8
+    counts_C = np.eye(10)[3] * 9 + np.eye(10)[4] * 9
+    members = [
+        contribution("node-0000", knows, counts_C),
+        contribution("node-0001", guesses, np.eye(10)[4] * 500),
+    ]
+    labels = aggregate_logits(counting(exchange), members)
+    assert (labels.argmax(axis=1) == 3).all()
 
 
 def test_partly_labelled_public_set_is_spread_over_its_rows(exchange: Exchange) -> None:
