@@ -9,12 +9,9 @@ from __future__ import annotations
 import importlib
 import logging
 import threading
-import time
 import uuid
 from collections.abc import Mapping, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from contextlib import suppress
-from typing import NamedTuple
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -135,28 +132,6 @@ class NodeHost:
         return context
 
 
-class Progress(NamedTuple):
-    """How far a call came."""
-
-    replies: list[bytes]
-    """Of its first messages."""
-    num_begun: int
-    """One more than there are replies where one still runs; `finish` waits for that one."""
-    seconds: float
-    """What the messages took that are answered."""
-
-
-class _Run:
-    """What became of the messages of one call."""
-
-    def __init__(self) -> None:
-        self.num_begun = 0
-        self.seconds = 0.0
-        self.is_cut = False
-        self.replies: list[bytes] = []
-        self.future: Future[None] = Future()
-
-
 class BatchHost:
     """A `NodeHost` that is given several messages at a time and lets go of them.
 
@@ -164,9 +139,6 @@ class BatchHost:
     message that turns out to be long must not hold up those behind it: when the
     time is over, the batch comes back with what is done, and those that were not
     begun are free for another host, while the long one runs on here.
-
-    Two calls may overlap: the messages of the second wait here for those of the first, so
-    that no time passes between them.
 
     Args:
         client_app: As for `NodeHost`.
@@ -179,13 +151,16 @@ class BatchHost:
         # One thread for all of the app's code: thread counts and modes are kept per thread.
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._lock = threading.Lock()
-        self._cut = _Run()
+        self._num_begun = 0
+        self._is_cut = False
+        self._replies: list[bytes] = []
+        self._run: Future[None] | None = None
 
     def warm_up(self) -> None:
         """Imports the app, as `NodeHost.warm_up`."""
         self._thread.submit(self._host.warm_up).result()
 
-    def handle(self, batch: Sequence[tuple[bytes, bool]], seconds: float | None) -> Progress:
+    def handle(self, batch: Sequence[tuple[bytes, bool]], seconds: float | None) -> tuple[list[bytes], int]:
         """Carries out messages in order, as long as the time lasts.
 
         Args:
@@ -193,50 +168,28 @@ class BatchHost:
             seconds: When to return at the latest; None waits for all.
 
         Returns:
-            What became of them.
+            The replies of the first messages, and how many were begun: one more than
+            there are replies where one still runs; `finish` waits for that one.
         """
-        run = _Run()
-        run.future = self._thread.submit(self._carry_out, run, batch)
-        with suppress(TimeoutError):
-            run.future.result(seconds)
+        self._num_begun, self._is_cut, self._replies = 0, False, []
+        self._run = self._thread.submit(self._carry_out, batch)
+        wait([self._run], timeout=seconds)
         with self._lock:
-            run.is_cut = True
-            if len(run.replies) < run.num_begun:
-                self._cut = run
-            return Progress(list(run.replies), run.num_begun, run.seconds)
+            self._is_cut = True
+            return list(self._replies), self._num_begun
 
-    def finish(self) -> Progress:
+    def finish(self) -> tuple[list[bytes], int]:
         """Waits for the message that `handle` left running, and returns its reply alike."""
-        self._cut.future.result()
-        return Progress(self._cut.replies[-1:], 1, self._cut.seconds)
+        if self._run is not None:
+            self._run.result()
+        return self._replies[-1:], 1
 
-    def wait_and_handle(self, batch: Sequence[tuple[bytes, bool]], seconds: float) -> Progress:
-        """Carries out a message that waits for those of another call, no longer than the time lasts.
-
-        Args:
-            batch: The message, as for `handle`.
-            seconds: How long it may wait; then it comes back, not begun.
-
-        Returns:
-            What became of it.
-        """
-        run = _Run()
-        run.future = self._thread.submit(self._carry_out, run, batch)
-        with suppress(TimeoutError):
-            run.future.result(seconds)
-        run.future.cancel()
-        with suppress(CancelledError):
-            run.future.result()
-        return Progress(run.replies, run.num_begun, run.seconds)
-
-    def _carry_out(self, run: _Run, batch: Sequence[tuple[bytes, bool]]) -> None:
+    def _carry_out(self, batch: Sequence[tuple[bytes, bool]]) -> None:
         for data, fresh in batch:
             with self._lock:
-                if run.is_cut:
+                if self._is_cut:
                     return
-                run.num_begun += 1
-            begin = time.monotonic()
+                self._num_begun += 1
             reply = self._host.handle(data, fresh=fresh)
             with self._lock:
-                run.replies.append(reply)
-                run.seconds += time.monotonic() - begin
+                self._replies.append(reply)
