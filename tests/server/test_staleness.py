@@ -128,7 +128,9 @@ def test_robust_aggregators_take_no_weights_and_say_so() -> None:
             "federation.aggregator=median",
         ]
     )
-    with pytest.raises(ConfigError, match="median counts every node alike; use one of confidence"):
+    with pytest.raises(
+        ConfigError, match="median counts every node alike; use one of class_count, confidence"
+    ):
         check_names(config)
     mean = config.federation.model_copy(update={"aggregator": "mean"})
     check_names(config.model_copy(update={"federation": mean}))
