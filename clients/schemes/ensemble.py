@@ -23,7 +23,7 @@ import numpy as np
 from torch import nn
 
 from clients.density import choose_shared
-from clients.distil import class_log_prior, train_alone
+from clients.distil import class_log_prior
 from clients.schemes.records import Lesson, Outcome, Rows
 from clients.schemes.teacher import learn_alone, learn_from_teacher
 from common.features import compute_features
@@ -34,16 +34,15 @@ def learn_with_ensemble(lesson: Lesson) -> Outcome:
     """Digests the consensus, or begins alone where there is none yet, and labels the public set."""
     assert lesson.public_S is not None
     if lesson.labels is None:
-        beginner = copy.deepcopy(lesson.student)
+        opinion, num_steps = copy.deepcopy(lesson.student), lesson.num_steps
         outcome = learn_alone(lesson)
-        num_steps = lesson.num_steps
     else:
         outcome = learn_from_teacher(lesson)
-        beginner = outcome.student
+        opinion = copy.deepcopy(outcome.student)
         num_steps = max(1, round(lesson.revisit_ratio * lesson.num_steps))
     if not lesson.wants_upload:
         return outcome
-    opinion = _revisit(lesson, copy.deepcopy(beginner), num_steps=num_steps)
+    opinion = _revisit(lesson, opinion, num_steps=num_steps)
     logits_SC = predict_logits(opinion, lesson.public_S)
     upload = Rows(logits_SC, _choose(lesson, opinion).astype(np.int64))
     return dataclasses.replace(outcome, upload=upload)
@@ -64,16 +63,6 @@ def _choose(lesson: Lesson, opinion: nn.Module) -> np.ndarray:
 
 
 def _revisit(lesson: Lesson, student: nn.Module, *, num_steps: int) -> nn.Module:
-    train_alone(
-        student,
-        lesson.train,
-        lesson.validation,
-        batch_size=lesson.distillation.batch_size,
-        optimisation=lesson.optimisation,
-        num_steps=num_steps,
-        rng=lesson.rng,
-        on_step=lesson.on_step,
-        guest=None if lesson.recovery is None else lesson.recovery(num_steps),
-        log_prior_C=class_log_prior(lesson.train.y_S, num_classes=lesson.num_classes),
-    )
-    return student
+    log_prior_C = class_log_prior(lesson.train.y_S, num_classes=lesson.num_classes)
+    revisit = dataclasses.replace(lesson, student=student, num_steps=num_steps)
+    return learn_alone(revisit, log_prior_C=log_prior_C).student

@@ -5,6 +5,8 @@ Reference: Hinton, Vinyals, Dean 2015, arXiv:1503.02531.
 
 from __future__ import annotations
 
+import torch
+
 from clients.distil import distil_student, train_alone
 from clients.schemes.adaptive import learn_adaptively
 from clients.schemes.records import Lesson, Outcome
@@ -29,8 +31,8 @@ def learn_from_teacher(lesson: Lesson) -> Outcome:
     return Outcome(lesson.student, distillation_loss, private_loss)
 
 
-def learn_alone(lesson: Lesson) -> Outcome:
-    """Trains on private data alone."""
+def learn_alone(lesson: Lesson, *, log_prior_C: torch.Tensor | None = None) -> Outcome:
+    """Trains on private data alone; `log_prior_C` as in `train_alone`."""
     loss = train_alone(
         lesson.student,
         lesson.train,
@@ -41,5 +43,6 @@ def learn_alone(lesson: Lesson) -> Outcome:
         rng=lesson.rng,
         on_step=lesson.on_step,
         guest=lesson.guest(),
+        log_prior_C=log_prior_C,
     )
     return Outcome(lesson.student, float("nan"), loss)

@@ -73,8 +73,7 @@ def variance_mean(logits_NSC: Logits, *, present_NS: Mask, options: AggregatorOp
     def rule(logits_NBC: Doubles, present_NB: Mask) -> Doubles:
         present_weights_NB = options.weigh(present_NB)
         weights_NB = _or_equal(logits_NBC.var(axis=-1) * present_weights_NB, present_weights_NB)
-        mean: Doubles = (logits_NBC * (weights_NB / weights_NB.sum(axis=0))[..., None]).sum(axis=0)
-        return mean
+        return _weighted_mean(logits_NBC, weights_NB)
 
     return aggregate_samples(logits_NSC, present_NS, rule)
 
@@ -99,9 +98,7 @@ def count_mean(logits_NSC: Logits, *, present_NS: Mask, options: AggregatorOptio
     num_nodes, _, num_classes = logits_NSC.shape
     counts_NX = options.counts_N if options.counts_NC is None else options.counts_NC
     expected = (num_nodes,) if options.counts_NC is None else (num_nodes, num_classes)
-    if counts_NX is None or counts_NX.shape != expected:
-        came = "none" if counts_NX is None else f"shape {counts_NX.shape}"
-        raise ConfigError(f"aggregator 'count' needs sample counts of shape {expected}, got {came}")
+    counts_NX = _check_counts("count", counts_NX, expected)
     counts_N1X = counts_NX.astype(np.float64).reshape(num_nodes, 1, *(expected[1:] or (1,)))
 
     def rule(logits_NBC: Doubles, present_NB: Mask) -> Doubles:
@@ -137,12 +134,7 @@ def class_count_mean(logits_NSC: Logits, *, present_NS: Mask, options: Aggregato
         the same trouble, nodes that never saw a class.
     """
     num_nodes, _, num_classes = logits_NSC.shape
-    counts_NC = options.counts_NC
-    if counts_NC is None or counts_NC.shape != (num_nodes, num_classes):
-        came = "none" if counts_NC is None else f"shape {counts_NC.shape}"
-        raise ConfigError(
-            f"aggregator 'class_count' needs sample counts of shape {(num_nodes, num_classes)}, got {came}"
-        )
+    counts_NC = _check_counts("class_count", options.counts_NC, (num_nodes, num_classes))
 
     def rule(logits_NBC: Doubles, present_NB: Mask) -> Doubles:
         present_weights_NB = options.weigh(present_NB)
@@ -150,11 +142,21 @@ def class_count_mean(logits_NSC: Logits, *, present_NS: Mask, options: Aggregato
         likeliest_B2 = np.argsort(-all_BC, axis=1, kind="stable")[:, :2]
         known_NB = counts_NC[:, likeliest_B2].min(axis=2)
         weights_NB = _or_equal(known_NB * present_weights_NB, present_weights_NB)
-        centred_NBC = logits_NBC - logits_NBC.mean(axis=2, keepdims=True)
-        mean: Doubles = (centred_NBC * (weights_NB / weights_NB.sum(axis=0))[..., None]).sum(axis=0)
-        return mean
+        return _weighted_mean(logits_NBC - logits_NBC.mean(axis=2, keepdims=True), weights_NB)
 
     return aggregate_samples(logits_NSC, present_NS, rule)
+
+
+def _weighted_mean(logits_NBC: Doubles, weights_NB: Doubles) -> Doubles:
+    mean: Doubles = (logits_NBC * (weights_NB / weights_NB.sum(axis=0))[..., None]).sum(axis=0)
+    return mean
+
+
+def _check_counts(name: str, counts: np.ndarray | None, expected: tuple[int, ...]) -> np.ndarray:
+    if counts is None or counts.shape != expected:
+        came = "none" if counts is None else f"shape {counts.shape}"
+        raise ConfigError(f"aggregator {name!r} needs sample counts of shape {expected}, got {came}")
+    return counts
 
 
 def _or_equal(weights: Doubles, present: Doubles) -> Doubles:

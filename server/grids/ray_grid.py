@@ -81,7 +81,7 @@ class RayGrid(HostedGrid):
             Ray here, unless this process is connected to one already.
         needs: What Ray sets aside for each actor.
         working_dir: A folder of the user's whose modules the actors can import.
-        environment: Variables for the actors, over those in `ENVIRONMENT`.
+        environment: Variables for the actors, over `ray_connection.ENVIRONMENT`.
 
     Raises:
         ConfigError: No Ray cluster answers at `ray_address`.

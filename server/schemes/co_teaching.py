@@ -48,11 +48,9 @@ def refine_teacher(exchange: Exchange, contributions: list[Contribution]) -> Non
     """Distils the ensemble into the teacher, keeps it if it is not worse, and labels anew."""
     teacher = exchange.teacher
     assert teacher is not None  # the scheme has one
-    ensemble_SC = aggregate_logits(exchange, [*contributions, _as_member(exchange)])
-    labelled = exchange.publication.label_set_id
-    divergence = measure_divergence(
-        ensemble_SC, exchange.store.logits(labelled), temperature=exchange.config.distill.temperature
-    )
+    labels_SC = exchange.store.logits(exchange.publication.label_set_id)
+    ensemble_SC = aggregate_logits(exchange, [*contributions, _as_member(exchange, labels_SC)])
+    divergence = measure_divergence(ensemble_SC, labels_SC, temperature=exchange.config.distill.temperature)
     model = copy.deepcopy(teacher.model)
     loss = _refine(exchange, model, ensemble_SC)
     accuracy = _validation_accuracy(exchange, model)
@@ -69,12 +67,11 @@ def refine_teacher(exchange: Exchange, contributions: list[Contribution]) -> Non
     _relabel(exchange, exchange.teacher)
 
 
-def _as_member(exchange: Exchange) -> Contribution:
+def _as_member(exchange: Exchange, labels_SC: np.ndarray) -> Contribution:
     """The teacher's own answers count too: it has learned from the server's samples."""
-    logits_SC = np.array(exchange.store.logits(exchange.publication.label_set_id))
-    labels = exchange.dataset.y_train[exchange.splits.server_train]
-    counts_C = np.bincount(labels, minlength=exchange.dataset.num_classes)
-    return Contribution("teacher", logits_SC, counts_C)
+    y_S = exchange.dataset.y_train[exchange.splits.server_train]
+    counts_C = np.bincount(y_S, minlength=exchange.dataset.num_classes)
+    return Contribution("teacher", labels_SC, counts_C)
 
 
 def _refine(exchange: Exchange, model: nn.Module, ensemble_SC: np.ndarray) -> float:
