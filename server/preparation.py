@@ -255,9 +255,7 @@ def judge_teacher(run: Run, exchange: Exchange, truth: Truth) -> tuple[Truth, Te
         latency_seconds_batch1=judged["latency_seconds_batch1"],
     )
     return (
-        replace(
-            truth, teacher_evaluation_S=predicted, teacher_validation_accuracy=teacher.validation_accuracy
-        ),
+        replace(truth, teacher_evaluation_S=predicted, teacher_hits_S=teacher.validation_hits_S),
         facts,
     )
 

@@ -35,6 +35,7 @@ class ReplyScore:
     classes_S: np.ndarray
     confidences_S: np.ndarray
     fp32_classes_S: np.ndarray
+    validation_hits_S: np.ndarray
     task_bytes: int
     report_bytes: int
     prediction_bytes: int
@@ -70,6 +71,7 @@ def score_reply(response: fleet_pb2.TaskResponse, truth: Truth, task: fleet_pb2.
     validation, _ = predictions_from_proto(
         response.validation, num_samples=len(truth.validation_S), num_classes=num_classes
     )
+    hits_S = validation == truth.validation_S
     teacher = truth.teacher_evaluation_S
     seconds = response.seconds
     figures = {
@@ -81,7 +83,7 @@ def score_reply(response: fleet_pb2.TaskResponse, truth: Truth, task: fleet_pb2.
         "uncompressed_accuracy": None
         if plan_from_proto(task.plan).changes_training
         else measure_accuracy(fp32_classes, truth.evaluation_S),
-        "validation_accuracy": measure_accuracy(validation, truth.validation_S),
+        "validation_accuracy": float(np.mean(hits_S)),
         "private_accuracy": _known(response.private_test_accuracy),
         "private_validation_accuracy": _known(response.private_validation_accuracy),
         "agreement_ratio": None if teacher is None else measure_accuracy(classes, teacher),
@@ -120,6 +122,7 @@ def score_reply(response: fleet_pb2.TaskResponse, truth: Truth, task: fleet_pb2.
         classes_S=classes,
         confidences_S=confidences,
         fp32_classes_S=fp32_classes,
+        validation_hits_S=hits_S,
         task_bytes=_repeatable_bytes(task, "labels"),
         report_bytes=_repeatable_bytes(
             response,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from flwr.app import MetricRecord
@@ -14,6 +15,14 @@ from server.events import ReplyDropped
 from server.reports import ReplyScore
 from server.resting import record_success
 from server.scoring import Truth
+
+
+class Gap(NamedTuple):
+    """The teacher's accuracy less the students' mean, on the server's validation part."""
+
+    mean: float
+    error: float
+    """Standard error of the mean, from the differences sample by sample."""
 
 
 def sum_up(scores: list[ReplyScore], dropped: list[ReplyDropped]) -> MetricRecord | None:
@@ -89,16 +98,25 @@ def explain_failure(
     )
 
 
-def measure_gap(truth: Truth, scores: Sequence[ReplyScore]) -> float | None:
+def measure_gap(truth: Truth, scores: Sequence[ReplyScore]) -> Gap | None:
     """Measures how far students are behind the teacher on the validation part; None without a teacher."""
-    if truth.teacher_validation_accuracy is None:
+    if truth.teacher_hits_S is None:
         return None
-    mean = float(np.mean([score.figures["validation_accuracy"] for score in scores]))
-    return truth.teacher_validation_accuracy - mean
+    students_S = np.mean([score.validation_hits_S for score in scores], axis=0)
+    behind_S = truth.teacher_hits_S - students_S
+    num_samples = len(behind_S)
+    error = math.inf if num_samples < 2 else float(np.std(behind_S, ddof=1)) / math.sqrt(num_samples)
+    return Gap(float(np.mean(behind_S)), error)
 
 
-def explain_stop(gap: float | None, *, target_gap: float) -> str:
-    """Says why a run stops before its last round; empty where it goes on."""
-    if gap is None or gap > target_gap:
+def explain_stop(gap: Gap | None, *, target_gap: float) -> str:
+    """Says why a run stops before its last round; empty where it goes on.
+
+    The validation part may have few samples, and one lucky round on them is no reason to stop.
+    """
+    if gap is None or gap.mean + gap.error > target_gap:
         return ""
-    return f"students are within {target_gap:g} of the teacher on the validation part"
+    return (
+        f"students are within {target_gap:g} of the teacher on the validation part,"
+        f" by more than a standard error ({gap.error:.3f})"
+    )

@@ -24,7 +24,8 @@ class Truth:
     validation_S: np.ndarray
     num_classes: int
     teacher_evaluation_S: np.ndarray | None = None
-    teacher_validation_accuracy: float | None = None
+    teacher_hits_S: np.ndarray | None = None
+    """Which samples of the validation part the teacher classifies rightly, bool (S,)."""
 
 
 def measure_accuracy(predicted_S: np.ndarray, true_S: np.ndarray) -> float:

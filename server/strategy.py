@@ -345,7 +345,8 @@ class FedDistill(Strategy):
     ) -> None:
         scores = self._scores
         late = self._late.take(round_number, self.state, scores, score=self._score, drop=self._drop)
-        gap = measure_gap(self.truth, scores)
+        measured = measure_gap(self.truth, scores)
+        gap = None if measured is None else measured.mean
         accuracy = float(np.mean([score.figures["accuracy"] for score in scores]))
         everyone = sorted([*scores, *late], key=lambda score: score.node_id)
         mark_answers(self.state, everyone)
@@ -366,7 +367,7 @@ class FedDistill(Strategy):
                 seconds=seconds,
             )
         )
-        self.state.stopped_because = explain_stop(gap, target_gap=self.config.federation.target_gap)
+        self.state.stopped_because = explain_stop(measured, target_gap=self.config.federation.target_gap)
         if self._conclude is not None and self._wants_upload(round_number):
             contributions = [score.contribution for score in everyone if score.contribution is not None]
             self.publication, self.state.rounds[-1]["scheme"] = self._conclude(round_number, contributions)

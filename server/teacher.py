@@ -43,9 +43,15 @@ class Teacher:
 
     name: str
     model: nn.Module
-    validation_accuracy: float
+    validation_hits_S: np.ndarray
+    """Which samples of the server's validation part it classifies rightly, bool (S,)."""
     num_epochs: int
     """Epochs that it was trained; 0 where it was held."""
+
+    @property
+    def validation_accuracy(self) -> float:
+        """Share of the server's validation part that it classifies rightly."""
+        return float(np.mean(self.validation_hits_S))
 
 
 def make_teacher(
@@ -85,9 +91,25 @@ def make_teacher(
             load_weights(model, checkpoint)
         else:
             num_epochs = _train(model, config, dataset, splits, seed=seed, on_epoch=on_epoch)
-        logits = predict_logits(model, dataset.x_train[splits.server_validation])
-    accuracy = float(np.mean(logits.argmax(axis=1) == dataset.y_train[splits.server_validation]))
-    return Teacher(name, model.eval(), accuracy, num_epochs)
+        hits_S = find_hits(model, dataset, splits.server_validation)
+    return Teacher(name, model.eval(), hits_S, num_epochs)
+
+
+def find_hits(model: nn.Module, dataset: Dataset, samples: np.ndarray) -> np.ndarray:
+    """Says which of the training part's samples a model classifies rightly.
+
+    Args:
+        model: The model, run as it is, with the threads that are set.
+        dataset: All samples.
+        samples: Rows of its training part (S,).
+
+    Returns:
+        Whether each is classified rightly, bool (S,).
+    """
+    hits_S: np.ndarray = (
+        predict_logits(model, dataset.x_train[samples]).argmax(axis=1) == dataset.y_train[samples]
+    )
+    return hits_S
 
 
 def teacher_device(config: TeacherConfig) -> str:

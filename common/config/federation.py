@@ -79,7 +79,10 @@ class FederationConfig(Section):
         3, ge=0, description="failures in a row after which a node rests 1, 2, 4 … rounds; 0: never"
     )
     target_gap: float = Field(
-        0.0, ge=0, le=1, description="stop when students are this near to the teacher on validation parts"
+        0.0,
+        ge=0,
+        le=1,
+        description="stop once the students' gap to the teacher, and a standard error more, is this small",
     )
     wait_seconds: float = Field(
         60.0, gt=0, description="how long to wait for nodes to come, or to come back where too few are free"

@@ -24,7 +24,6 @@ from common.training import (
     deterministic,
     digest_weights,
     fit,
-    predict_logits,
     shuffled_batches,
     steps_per_epoch,
 )
@@ -33,7 +32,7 @@ from server.hints import publish_hints
 from server.label_figures import measure_divergence
 from server.schemes.ensemble import aggregate_logits
 from server.schemes.records import Contribution
-from server.teacher import Teacher, label_samples, teacher_device
+from server.teacher import Teacher, find_hits, label_samples, teacher_device
 
 # Passes over the public set in each round, no fewer steps than it takes to change a trained model at all;
 # the ensemble's weight against the server's own labels, and its temperature. Found on Fashion-MNIST's
@@ -53,7 +52,9 @@ def refine_teacher(exchange: Exchange, contributions: list[Contribution]) -> Non
     divergence = measure_divergence(ensemble_SC, labels_SC, temperature=exchange.config.distill.temperature)
     model = copy.deepcopy(teacher.model)
     loss = _refine(exchange, model, ensemble_SC)
-    accuracy = _validation_accuracy(exchange, model)
+    with deterministic(0, num_threads=exchange.config.teacher.num_threads):
+        hits_S = find_hits(model, exchange.dataset, exchange.splits.server_validation)
+    accuracy = float(np.mean(hits_S))
     is_kept = accuracy >= teacher.validation_accuracy and math.isfinite(loss)
     exchange.notes = {
         "accuracy_before": teacher.validation_accuracy,
@@ -63,7 +64,7 @@ def refine_teacher(exchange: Exchange, contributions: list[Contribution]) -> Non
     }
     if not is_kept:
         return
-    exchange.teacher = dataclasses.replace(teacher, model=model.eval(), validation_accuracy=accuracy)
+    exchange.teacher = dataclasses.replace(teacher, model=model.eval(), validation_hits_S=hits_S)
     _relabel(exchange, exchange.teacher)
 
 
@@ -118,13 +119,6 @@ def _refine(exchange: Exchange, model: nn.Module, ensemble_SC: np.ndarray) -> fl
             ),
         )
     return sum(terms)
-
-
-def _validation_accuracy(exchange: Exchange, model: nn.Module) -> float:
-    part = exchange.splits.server_validation
-    with deterministic(0, num_threads=exchange.config.teacher.num_threads):
-        predicted = predict_logits(model, exchange.dataset.x_train[part]).argmax(axis=1)
-    return float(np.mean(predicted == exchange.dataset.y_train[part]))
 
 
 def _relabel(exchange: Exchange, teacher: Teacher) -> None:

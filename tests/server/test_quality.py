@@ -58,7 +58,7 @@ def run(tmp_path: Path) -> SimpleNamespace:
         write_graph(folder / "artefact", trace_model(model, spec).SerializeToString())
         models.append(model)
     publication = Publication("127.0.0.1:1", spec, dataset.class_names, (), b"", b"")
-    teacher = Teacher("mlp-small", models[0], 0.1, 0)
+    teacher = Teacher("mlp-small", models[0], np.arange(10) < 1, 0)
     exchange = Exchange(config, LabelStore(tmp_path / "labels"), dataset, splits, spec, publication, teacher)
     nodes = {
         node_id: NodeState(

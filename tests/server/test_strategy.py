@@ -66,7 +66,7 @@ def answering_app(change: Change | None = None, *, num_correct: int = 8) -> Clie
 def federate(
     app: ClientApp,
     *overrides: str,
-    teacher_accuracy: float | None = None,
+    teacher_hits_S: np.ndarray | None = None,
     state: FederationState | None = None,
 ) -> tuple[FedDistill, LocalGrid, list[Event]]:
     config: Config = load_config(overrides=["federation.num_nodes=4", "federation.num_rounds=2", *overrides])
@@ -83,7 +83,7 @@ def federate(
             b"\2" * 32,
             array_bytes={"01" * 32: 100, "02" * 32: 50},
         ),
-        Truth(zeros, zeros, NUM_CLASSES, teacher_validation_accuracy=teacher_accuracy),
+        Truth(zeros, zeros, NUM_CLASSES, teacher_hits_S=teacher_hits_S),
         state=state or FederationState(run_id="run"),
         num_public=32,
         observe=events.append,
@@ -228,17 +228,38 @@ def test_round_without_any_good_answer_ends_the_run_with_the_reason() -> None:
         strategy.start(grid)
 
 
+def teacher_right_on(*samples: int) -> np.ndarray:
+    return np.isin(np.arange(NUM_SAMPLES), samples)
+
+
 def test_it_stops_when_students_are_near_the_teacher() -> None:
-    strategy, grid, _ = federate(answering_app(), "federation.target_gap=0.05", teacher_accuracy=0.84)
+    hits_S = teacher_right_on(*range(8))
+    strategy, grid, _ = federate(
+        answering_app(num_correct=8), "federation.target_gap=0.05", teacher_hits_S=hits_S
+    )
     strategy.start(grid)
     assert strategy.state.round == 1
     assert "within 0.05 of the teacher" in strategy.state.stopped_because
 
 
 def test_it_goes_on_while_students_are_far_from_the_teacher() -> None:
-    strategy, grid, _ = federate(answering_app(), "federation.target_gap=0.05", teacher_accuracy=0.99)
+    hits_S = teacher_right_on(*range(NUM_SAMPLES))
+    strategy, grid, _ = federate(
+        answering_app(num_correct=8), "federation.target_gap=0.05", teacher_hits_S=hits_S
+    )
     strategy.start(grid)
     assert strategy.state.round == 2
+
+
+def test_it_goes_on_where_students_may_be_near_by_luck_alone() -> None:
+    # As often right as the teacher, but on other samples: .2 of them differ, so the error is large.
+    hits_S = teacher_right_on(*range(7), NUM_SAMPLES - 1)
+    strategy, grid, _ = federate(
+        answering_app(num_correct=8), "federation.target_gap=0.05", teacher_hits_S=hits_S
+    )
+    strategy.start(grid)
+    assert strategy.state.round == 2
+    assert strategy.state.rounds[-1]["gap"] == pytest.approx(0)
 
 
 def test_sample_fraction_draws_the_same_nodes_for_the_same_seed() -> None:
