@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import importlib
 import logging
+import math
 import threading
+import time
 import uuid
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import suppress
+from typing import NamedTuple
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -132,6 +136,31 @@ class NodeHost:
         return context
 
 
+class Progress(NamedTuple):
+    """How far a call came."""
+
+    replies: list[bytes]
+    """Of its first messages."""
+    num_begun: int
+    """One more than there are replies where one still runs; `finish` waits for that one."""
+    seconds: float
+    """How long it has been at them; what the first waited for is not counted."""
+
+
+class _Run:
+    """What became of the messages of one call."""
+
+    def __init__(self) -> None:
+        self.began = math.inf
+        self.num_begun = 0
+        self.is_cut = False
+        self.replies: list[bytes] = []
+        self.future: Future[None] = Future()
+
+    def sum_up(self) -> Progress:
+        return Progress(list(self.replies), self.num_begun, max(0.0, time.monotonic() - self.began))
+
+
 class BatchHost:
     """A `NodeHost` that is given several messages at a time and lets go of them.
 
@@ -139,6 +168,9 @@ class BatchHost:
     message that turns out to be long must not hold up those behind it: when the
     time is over, the batch comes back with what is done, and those that were not
     begun are free for another host, while the long one runs on here.
+
+    Two calls may overlap: the messages of the second wait here for those of the first, so
+    that no time passes between them.
 
     Args:
         client_app: As for `NodeHost`.
@@ -151,16 +183,13 @@ class BatchHost:
         # One thread for all of the app's code: thread counts and modes are kept per thread.
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._lock = threading.Lock()
-        self._num_begun = 0
-        self._is_cut = False
-        self._replies: list[bytes] = []
-        self._run: Future[None] | None = None
+        self._cut = _Run()
 
     def warm_up(self) -> None:
         """Imports the app, as `NodeHost.warm_up`."""
         self._thread.submit(self._host.warm_up).result()
 
-    def handle(self, batch: Sequence[tuple[bytes, bool]], seconds: float | None) -> tuple[list[bytes], int]:
+    def handle(self, batch: Sequence[tuple[bytes, bool]], seconds: float | None) -> Progress:
         """Carries out messages in order, as long as the time lasts.
 
         Args:
@@ -168,28 +197,49 @@ class BatchHost:
             seconds: When to return at the latest; None waits for all.
 
         Returns:
-            The replies of the first messages, and how many were begun: one more than
-            there are replies where one still runs; `finish` waits for that one.
+            What became of them.
         """
-        self._num_begun, self._is_cut, self._replies = 0, False, []
-        self._run = self._thread.submit(self._carry_out, batch)
-        wait([self._run], timeout=seconds)
+        run = _Run()
+        run.future = self._thread.submit(self._carry_out, run, batch)
+        with suppress(TimeoutError):
+            run.future.result(seconds)
         with self._lock:
-            self._is_cut = True
-            return list(self._replies), self._num_begun
+            run.is_cut = True
+            if len(run.replies) < run.num_begun:
+                self._cut = run
+            return run.sum_up()
 
-    def finish(self) -> tuple[list[bytes], int]:
+    def finish(self) -> Progress:
         """Waits for the message that `handle` left running, and returns its reply alike."""
-        if self._run is not None:
-            self._run.result()
-        return self._replies[-1:], 1
+        self._cut.future.result()
+        return Progress(self._cut.replies[-1:], 1, time.monotonic() - self._cut.began)
 
-    def _carry_out(self, batch: Sequence[tuple[bytes, bool]]) -> None:
+    def wait_and_handle(self, batch: Sequence[tuple[bytes, bool]], seconds: float) -> Progress:
+        """Carries out a message that waits for those of another call, no longer than the time lasts.
+
+        Args:
+            batch: The message, as for `handle`.
+            seconds: How long it may wait; then it comes back, not begun.
+
+        Returns:
+            What became of it.
+        """
+        run = _Run()
+        run.future = self._thread.submit(self._carry_out, run, batch)
+        with suppress(TimeoutError):
+            run.future.result(seconds)
+        run.future.cancel()
+        with suppress(CancelledError):
+            run.future.result()
+        return run.sum_up()
+
+    def _carry_out(self, run: _Run, batch: Sequence[tuple[bytes, bool]]) -> None:
+        run.began = time.monotonic()
         for data, fresh in batch:
             with self._lock:
-                if self._is_cut:
+                if run.is_cut:
                     return
-                self._num_begun += 1
+                run.num_begun += 1
             reply = self._host.handle(data, fresh=fresh)
             with self._lock:
-                self._replies.append(reply)
+                run.replies.append(reply)

@@ -63,6 +63,10 @@ class Mailroom:
     def _reach(self, host: int) -> list[deque[int]]:
         return self._ready[host % self._num_kinds :: self._num_kinds]
 
+    def count_own(self, host: int) -> int:
+        """Counts the nodes that a host took last and that could be taken now."""
+        return len(self._ready[host])
+
     def take(self, host: int, *, at_most: int = 1) -> list[Job]:
         """Hands out messages for a host, each of another node, which is busy until `done`.
 

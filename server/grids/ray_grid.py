@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from common.config import Scalar
 from common.errors import RunError
 from server.grids.actor_needs import ActorNeeds
 from server.grids.hosted_grid import HostedGrid
-from server.grids.hosting import BatchHost
+from server.grids.hosting import BatchHost, Progress
 from server.grids.mailroom import Job, Mailroom
 from server.grids.ray_connection import actor_environment, connect, unclosed_files_ignored
 
@@ -30,6 +31,8 @@ START_PAUSE_SECONDS = 0.25
 # It is also the longest that one may hold up others, and next to nothing beside training.
 BATCH_SECONDS = 0.05
 MAX_BATCH = 32
+# While messages take no longer than half of it, the next one waits so long on its actor at most.
+AHEAD_SECONDS = 0.25
 
 
 @dataclass
@@ -39,6 +42,15 @@ class _Slot:
     index: int
     actor: Any
     is_idle: bool = False
+    at_work: Any = None
+    """The call whose messages it carries out; None while it is idle, or starts."""
+
+    ahead: Any = None
+    """The call that waits on the actor behind that one, so that no time passes between them."""
+
+    last_seconds: float = math.inf
+    """What its last message took, or batch of them."""
+
     batch_size: int = 1
     num_starts: int = 0
     num_failed_starts: int = 0
@@ -59,18 +71,18 @@ class _Call:
 
     slot: _Slot
     jobs: Sequence[Job]
-    began: float
 
 
 class RayGrid(HostedGrid):
     """Dispatches messages to persistent Ray actors that host several nodes each.
 
     An idle actor takes the next node that waits, its own ones first, so a straggler
-    holds up nobody. Messages go one by one, or in batches while all of them are
-    short; an actor that is lost costs one message, which is answered by an error
-    (`NODE_UNAVAILABLE`), and Ray brings the actor back, on another machine if need
-    be. Those that shared a batch with it are sent again. `Context.state` does not follow a node from actor
-    to actor: it starts empty there, so what has to last belongs on disk.
+    holds up nobody. Messages go one by one; while they are short, the next one waits on
+    the actor already, and while they are very short, they go in batches. An actor that is
+    lost costs one message, which is answered by an error (`NODE_UNAVAILABLE`), and Ray
+    brings the actor back, on another machine if need be. Those that waited behind it or
+    shared a batch with it are sent again. `Context.state` does not follow a node from
+    actor to actor: it starts empty there, so what has to last belongs on disk.
 
     Args:
         client_app_ref: Where the actors import the client app from.
@@ -119,6 +131,7 @@ class RayGrid(HostedGrid):
                 "max_restarts": -1,
                 # A message that may have been carried out is not carried out again.
                 "max_task_retries": 0,
+                "max_concurrency": 2,  # one call at work, one that waits
                 "runtime_env": {"env_vars": variables},
             }
             num_actors = num_actors or needs.count_actors(ray.cluster_resources(), num_nodes=num_nodes)
@@ -172,6 +185,7 @@ class RayGrid(HostedGrid):
         for slot in self._slots:
             if slot.starts_at is not None and time.monotonic() > slot.starts_at:
                 self._start(slot)
+        self._send_ahead()
         self._give_all_work()
         if not self._in_flight:
             self._check_started()
@@ -186,36 +200,53 @@ class RayGrid(HostedGrid):
     def _finish(self, ref: Any) -> None:
         call = self._in_flight.pop(ref)
         slot = call.slot
+        was_ahead = ref == slot.ahead
+        if was_ahead:
+            slot.ahead = None
         try:
-            result = ray.get(ref)
+            progress = ray.get(ref)
         except RayError as error:
-            self._lose(call, error)
-        else:
-            if call.jobs:
-                self._settle(call, *result)
+            if was_ahead:
+                self._put_back(call.jobs)  # the actor was lost with the call before
             else:
+                self._lose(call, error)
+        else:
+            if not call.jobs:
                 self._has_started = True
                 slot.num_failed_starts = 0
                 slot.is_idle = True
+            else:
+                self._settle(call, progress)
+                if not was_ahead:
+                    self._go_on(call, progress)
+                elif not progress.num_begun:
+                    slot.last_seconds = math.inf  # it waited in vain
         self._give_all_work()
 
-    def _settle(self, call: _Call, replies: list[bytes], num_begun: int) -> None:
-        slot, num_done = call.slot, len(replies)
-        for job in call.jobs[:num_begun]:
-            self._hosted[job.node_id] = slot.incarnation
-        for job, reply in zip(call.jobs, replies, strict=False):
+    def _settle(self, call: _Call, progress: Progress) -> None:
+        for job in call.jobs[: progress.num_begun]:
+            self._hosted[job.node_id] = call.slot.incarnation
+        for job, reply in zip(call.jobs, progress.replies, strict=False):
             self._mail.done(job.node_id)
             self._answer(job, reply)
-        for job in reversed(call.jobs[num_begun:]):
-            self._mail.put_back(job)
-        seconds = time.monotonic() - call.began
-        if seconds < BATCH_SECONDS / 2:
+        self._put_back(call.jobs[progress.num_begun :])
+
+    def _go_on(self, call: _Call, progress: Progress) -> None:
+        slot, num_done = call.slot, len(progress.replies)
+        slot.last_seconds = progress.seconds
+        if progress.seconds < BATCH_SECONDS / 2:
             slot.batch_size = min(2 * slot.batch_size, MAX_BATCH)
-        elif seconds > BATCH_SECONDS:
+        elif progress.seconds > BATCH_SECONDS:
             slot.batch_size = max(1, slot.batch_size // 2)
-        slot.is_idle = num_begun == num_done
-        if not slot.is_idle:
-            self._call(slot, slot.actor.finish.remote(), call.jobs[num_done:num_begun])
+        slot.at_work, slot.ahead = slot.ahead, None
+        if progress.num_begun > num_done:
+            begun = call.jobs[num_done : progress.num_begun]
+            slot.at_work = self._call(slot, slot.actor.finish.remote(), begun)
+        slot.is_idle = slot.at_work is None
+
+    def _put_back(self, jobs: Sequence[Job]) -> None:
+        for job in reversed(jobs):
+            self._mail.put_back(job)
 
     def _give_all_work(self) -> None:
         for slot in self._slots:
@@ -223,19 +254,35 @@ class RayGrid(HostedGrid):
                 self._give_work(slot)
 
     def _give_work(self, slot: _Slot) -> None:
+        slot.at_work = self._send(slot)
+        slot.is_idle = slot.at_work is None
+
+    def _send_ahead(self) -> None:
+        for slot in self._slots:
+            is_short = slot.batch_size == 1 and slot.last_seconds < AHEAD_SECONDS / 2
+            is_alone = slot.at_work is not None and slot.ahead is None
+            # The last one is left for an actor that has none.
+            if is_short and is_alone and self._mail.count_own(slot.index) > 1:
+                slot.ahead = self._send(slot, is_ahead=True)
+
+    def _send(self, slot: _Slot, *, is_ahead: bool = False) -> Any:
         jobs: list[Job] = []
         for job in self._mail.take(slot.index, at_most=slot.batch_size):
             if self._expired(job):
                 self._mail.done(job.node_id)
             else:
                 jobs.append(job)
-        if jobs:
-            batch = [(job.data, self._hosted.get(job.node_id) != slot.incarnation) for job in jobs]
-            slot.is_idle = False
-            self._call(slot, slot.actor.handle.remote(batch, BATCH_SECONDS if len(jobs) > 1 else None), jobs)
+        if not jobs:
+            return None
+        batch = [(job.data, self._hosted.get(job.node_id) != slot.incarnation) for job in jobs]
+        if is_ahead:
+            return self._call(slot, slot.actor.wait_and_handle.remote(batch, AHEAD_SECONDS), jobs)
+        ref = slot.actor.handle.remote(batch, BATCH_SECONDS if len(jobs) > 1 else None)
+        return self._call(slot, ref, jobs)
 
-    def _call(self, slot: _Slot, ref: Any, jobs: Sequence[Job]) -> None:
-        self._in_flight[ref] = _Call(slot, jobs, time.monotonic())
+    def _call(self, slot: _Slot, ref: Any, jobs: Sequence[Job]) -> Any:
+        self._in_flight[ref] = _Call(slot, jobs)
+        return ref
 
     def _start(self, slot: _Slot) -> None:
         # An actor that waits for room in the cluster, or for its restart, answers this
@@ -247,6 +294,7 @@ class RayGrid(HostedGrid):
 
     def _lose(self, call: _Call, error: RayError) -> None:
         slot = call.slot
+        slot.at_work = None
         self._last_failure = " ".join(str(error).split())
         if not call.jobs:
             slot.failing_since = slot.failing_since if slot.num_failed_starts else time.monotonic()
@@ -259,8 +307,7 @@ class RayGrid(HostedGrid):
             )
         else:
             # Nobody knows which of them it was, so each gets another try by itself.
-            for job in reversed(call.jobs):
-                self._mail.put_back(replace(job, travels_alone=True))
+            self._put_back([replace(job, travels_alone=True) for job in call.jobs])
         if isinstance(error, ActorDiedError):
             slot.actor = self._create_actor(slot.index)
         now, num_failed = time.monotonic(), slot.num_failed_starts

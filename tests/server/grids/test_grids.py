@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import ray
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common.constant import ErrorCode
 
@@ -174,6 +175,10 @@ def test_another_run_starts_with_empty_state(grid):
     assert facts(grid.send_and_receive([tell(2)]))[2]["num_calls"] == 1
 
 
+def answered(replies):
+    return {reply.metadata.reply_to_message_id for reply in replies}
+
+
 def test_two_messages_for_one_node_come_in_order(grid):
     replies = grid.send_and_receive([tell(3, place=0), tell(3, place=1), tell(3, place=2)])
     assert [reply.content["order"]["place"] for reply in replies] == [0, 1, 2]
@@ -279,6 +284,29 @@ def test_killed_actor_costs_one_reply_and_comes_back(ray_grid, tmp_path):
     after = facts(ray_grid.send_and_receive(tell_all(ray_grid)))
     assert sorted(after) == list(range(1, NUM_NODES + 1))
     assert after[1]["num_calls"] == 1
+
+
+def test_message_that_waited_on_a_killed_actor_is_sent_again(ray_grid, tmp_path):
+    pids_of_both_actors(ray_grid)
+    for _ in range(4):  # until they go one by one
+        ray_grid.send_and_receive(tell_all(ray_grid, "sleep", seconds=0.06))
+    messages = [tell(n, "sleep", seconds=1.0, mark=str(tmp_path / str(n))) for n in range(1, 7)]
+    message_ids, struck = ray_grid.push_messages(messages), None
+    replies = []
+    while struck is None:
+        assert len(replies) < NUM_NODES, "no message waited on an actor"
+        replies += ray_grid.pull_messages(message_ids)
+        for slot in ray_grid._slots:
+            if slot.ahead is not None and slot.at_work is not None:
+                [job] = ray_grid._in_flight[slot.at_work].jobs
+                if (tmp_path / str(job.node_id)).exists():
+                    struck = job.node_id
+                    ray.kill(slot.actor, no_restart=False)
+                    break
+    replies = by_node(replies + pull_until(ray_grid, set(message_ids) - answered(replies)))
+    assert len(replies) == NUM_NODES
+    assert replies.pop(struck).error.code == ErrorCode.NODE_UNAVAILABLE
+    assert all(reply.has_content() for reply in replies.values())
 
 
 def test_app_that_cannot_be_imported_is_an_error_reply(ray_grid):
