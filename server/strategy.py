@@ -367,11 +367,13 @@ class FedDistill(Strategy):
                 seconds=seconds,
             )
         )
-        self.state.stopped_because = explain_stop(measured, target_gap=self.config.federation.target_gap)
         if self._conclude is not None and self._wants_upload(round_number):
             contributions = [score.contribution for score in everyone if score.contribution is not None]
             self.publication, self.state.rounds[-1]["scheme"] = self._conclude(round_number, contributions)
             mark_shared(self.state, everyone)
+        # From the teacher as it is by now: a refined one may have left its students behind.
+        target_gap = self.config.federation.target_gap
+        self.state.stopped_because = explain_stop(measure_gap(self.truth, scores), target_gap=target_gap)
         rounds_left = 0 if self.state.stopped_because else self._last_round - round_number
         reported = [self.state.nodes[score.node_id] for score in scores]
         silent = [self.state.nodes[node_id] for node_id in self._timed_out]

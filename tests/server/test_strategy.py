@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -260,6 +261,23 @@ def test_it_goes_on_where_students_may_be_near_by_luck_alone() -> None:
     strategy.start(grid)
     assert strategy.state.round == 2
     assert strategy.state.rounds[-1]["gap"] == pytest.approx(0)
+
+
+def test_it_goes_on_where_the_teacher_has_left_its_students_behind() -> None:
+    strategy, grid, _ = federate(
+        answering_app(num_correct=8), "federation.target_gap=0.05", teacher_hits_S=teacher_right_on(*range(8))
+    )
+
+    def receive(response: fleet_pb2.TaskResponse) -> Contribution:
+        return Contribution(response.node_id, np.zeros((1, 1)), np.ones(1))
+
+    def conclude(round_number: int, contributions: list[Contribution]) -> tuple[Publication, dict[str, Any]]:
+        strategy.truth = replace(strategy.truth, teacher_hits_S=teacher_right_on(*range(NUM_SAMPLES)))
+        return strategy.publication, {}
+
+    strategy.close_the_loop(receive, conclude)
+    strategy.start(grid)
+    assert strategy.state.round == 2
 
 
 def test_sample_fraction_draws_the_same_nodes_for_the_same_seed() -> None:
