@@ -59,8 +59,8 @@ class Evidence:
         return lambda shift_C: (answers + shift_C).argmax(axis=1) == truth
 
     def accuracy(self, hits: np.ndarray) -> float:
-        """Private accuracy, shrunk, from what a judge said."""
-        return float(self._weights() @ hits)
+        """Private accuracy, shrunk, from what a judge said; within [0, 1]."""
+        return min(1.0, float(self._weights() @ hits))  # weights may add up to one and a rounding more
 
     def compare(self, floor: np.ndarray, hits: np.ndarray) -> tuple[float, float]:
         """How far a student is below a floor, sample by sample, and the standard error of that."""

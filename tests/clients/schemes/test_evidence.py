@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -27,6 +29,15 @@ def test_probes_count_as_some_validation_samples():
     evidence = make_evidence(2, num_shrink=6)
     # (1 of 2 right + 6 · (.1 + .4)) / 8
     assert evidence.accuracy(np.array([1, 0, 1, 0, 0, 1])) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("num_probes", range(1, 60))
+def test_all_right_is_an_accuracy_of_one_at_most(num_probes: int) -> None:
+    weights = np.arange(1.0, num_probes + 1)
+    evidence = dataclasses.replace(make_evidence(3, num_shrink=100), weights_P=weights / weights.sum())
+    accuracy = evidence.accuracy(np.ones(3 + num_probes, bool))
+    assert accuracy == pytest.approx(1.0)
+    assert accuracy <= 1.0
 
 
 def test_gap_and_its_error_are_of_pairs():
