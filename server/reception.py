@@ -133,7 +133,7 @@ class Reception:
         self._unanswered.discard(flower_id)
         if reply.has_error():
             kind, text = explain_error(reply)
-            if kind != "lost":
+            if kind == "error":
                 raise RunError(f"a node refused the run: {text}")
             del self._nonces[flower_id]  # its process died; it is asked again when it is back
             return

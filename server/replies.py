@@ -117,10 +117,11 @@ def collect(
 
 
 def explain_error(reply: Message) -> tuple[str, str]:
-    """Names why an answer is an error: ("lost" or "error", the last line of its text)."""
+    """Names why an answer is an error: ("lost", "unanswered" or "error", the last line of its text)."""
     reason = (reply.error.reason or "no reason given").strip()
-    kind = "lost" if reply.error.code in LOST else "error"
-    return kind, reason.splitlines()[-1]
+    # A task expires with its round's deadline, and Flower may be the first to say so.
+    kinds = dict.fromkeys(LOST, "lost") | {ErrorCode.MESSAGE_UNAVAILABLE: "unanswered"}
+    return kinds.get(reply.error.code, "error"), reason.splitlines()[-1]
 
 
 class UnusedReplyError(Exception):

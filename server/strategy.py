@@ -323,7 +323,9 @@ class FedDistill(Strategy):
         if metrics is None or len(self._scores) < federation.min_nodes:
             counts = {"num_good": len(self._scores), "num_sent": len(sent)}
             raise RunError(explain_failure(round_number, self._dropped, federation, **counts))
-        failures = {drop.node_id: drop.reason for drop in self._dropped}
+        failures = {
+            drop.node_id: "timeout" if drop.reason == "unanswered" else drop.reason for drop in self._dropped
+        }
         if not self._weighs_late and sum(answers) < num_needed:
             # Only at the deadline: who is slower than a quorum has done nothing wrong.
             failures |= dict.fromkeys(self.fleet.list_silent(round_number), "timeout")

@@ -1,17 +1,21 @@
-"""A real deployment under mutual TLS, its parts killed one after the other: it goes on and loses nothing."""
+"""A real deployment under mutual TLS, its parts killed, frozen and cut off: it goes on and loses nothing."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 
+import psutil
 import pytest
 
 from server.authority import init_authority
 from server.enrolment import add_node
+from tests.chaos.proxy import Proxy
 from tests.deployment import (
     coordinator,
     find_run,
@@ -29,11 +33,30 @@ TASK = "flwr-clientapp"
 NODES = ("device-a", "device-b")
 
 
-def enrol(folder: Path, port: int) -> None:
+def enrol(folder: Path, *superlinks: str) -> None:
+    """Enrols the two devices, each with the address at which it finds the coordinator."""
     init_authority(folder / "certificates")
-    for name in NODES:
+    for name, superlink in zip(NODES, superlinks, strict=True):
         data = str(folder / f"{name[-1]}.npz")
-        add_node(folder / "certificates", name, folder / name, superlink=f"127.0.0.1:{port}", data=data)
+        add_node(folder / "certificates", name, folder / name, superlink=superlink, data=data)
+
+
+def wait_for_work(
+    number: int, folder: Path, process: subprocess.Popen[bytes], log: Path, *, num_nodes: int
+) -> None:
+    """Waits until so many nodes are at the round's task."""
+    begins: list[float] = []
+
+    def has_begun() -> bool:
+        events = [event for event in read_events(folder, "phase_started") if event["round"] == number]
+        begins.extend(datetime.fromisoformat(event["time"]).timestamp() for event in events)
+        return bool(begins)
+
+    def is_at_work() -> bool:
+        return sum(task.create_time() > begins[0] for task in list_processes(str(folder), TASK)) >= num_nodes
+
+    wait_until(has_begun, process, log, seconds=240)
+    wait_until(is_at_work, process, log, seconds=120)
 
 
 @pytest.mark.timeout(600)
@@ -41,7 +64,7 @@ def test_killed_parts_come_back_and_the_run_goes_on(
     site: dict[str, str], tmp_path: Path, whole: Callable[[Path], None]
 ) -> None:
     port, log, mark = free_port(), tmp_path / "coordinator.log", str(tmp_path)
-    enrol(tmp_path, port)
+    enrol(tmp_path, *[f"127.0.0.1:{port}"] * 2)
     settings = ["federation.num_rounds=5", "federation.deadline_seconds=90"]
     # Students that would not reach the teacher before the last round: the run would stop there.
     settings += ["teacher.num_epochs=12", "distill.num_epochs=2"]
@@ -50,32 +73,17 @@ def test_killed_parts_come_back_and_the_run_goes_on(
         process = stack.enter_context(started(command, site, log))
         start_devices(stack, tmp_path, site)
 
-        def wait_for_work(number: int, *, num_nodes: int) -> None:
-            """Waits until so many nodes are at the round's task."""
-            begins: list[float] = []
-
-            def has_begun() -> bool:
-                events = [e for e in read_events(tmp_path, "phase_started") if e["round"] == number]
-                begins.extend(datetime.fromisoformat(event["time"]).timestamp() for event in events)
-                return bool(begins)
-
-            def is_at_work() -> bool:
-                return sum(task.create_time() > begins[0] for task in list_processes(mark, TASK)) >= num_nodes
-
-            wait_until(has_begun, process, log, seconds=240)
-            wait_until(is_at_work, process, log, seconds=120)
-
         def kill(program: str, *words: str) -> None:
             (part,) = list_processes(mark, program, *words)
             part.kill()
 
-        wait_for_work(2, num_nodes=2)
+        wait_for_work(2, tmp_path, process, log, num_nodes=2)
         kill("flower-supernode", "device-a")
-        wait_for_work(3, num_nodes=1)
+        wait_for_work(3, tmp_path, process, log, num_nodes=1)
         kill("flower-superlink")
-        wait_for_work(4, num_nodes=1)
+        wait_for_work(4, tmp_path, process, log, num_nodes=1)
         kill("flower-superexec", f"127.0.0.1:{port}")
-        wait_for_work(5, num_nodes=1)
+        wait_for_work(5, tmp_path, process, log, num_nodes=1)
         left = [*list_processes(mark, "flower-superlink"), *list_processes(mark, "flwr-serverapp")]
         process.kill()
         process.wait()
@@ -106,3 +114,56 @@ def test_killed_parts_come_back_and_the_run_goes_on(
     assert [node["num_train_samples"] for node in nodes] == [140, 140]
     assert min(node["accuracy"] for node in nodes) > 0.5
     assert not any(node["num_state_resets"] for node in nodes)  # their students were on disk
+
+
+@pytest.mark.timeout(600)
+def test_frozen_device_costs_its_rounds_and_a_bad_link_to_flower_costs_none(
+    site: dict[str, str], tmp_path: Path, whole: Callable[[Path], None]
+) -> None:
+    port, log = free_port(), tmp_path / "coordinator.log"
+    settings = ["federation.num_rounds=5", "federation.deadline_seconds=45"]
+    settings += ["teacher.num_epochs=12", "distill.num_epochs=2"]
+    command = [*coordinator(tmp_path, port, *settings), "--certificates", "certificates", "--run-id", "run"]
+    with ExitStack() as stack:
+        link = stack.enter_context(Proxy(port))
+        enrol(tmp_path, f"127.0.0.1:{port}", link.address)
+        process = stack.enter_context(started(command, site, log))
+        start_devices(stack, tmp_path, site)
+
+        def wait_for_round(number: int) -> None:
+            wait_until(lambda: len(read_rounds(tmp_path)) >= number, process, log, seconds=120)
+
+        wait_for_work(2, tmp_path, process, log, num_nodes=2)
+        frozen = freeze(tmp_path, "device-a")
+        wait_for_round(2)
+        for part in frozen:
+            part.resume()
+        wait_for_work(3, tmp_path, process, log, num_nodes=1)
+        link.weather.resets, link.weather.cut_after, link.weather.num_cuts = True, 2_000, 3
+        wait_for_work(4, tmp_path, process, log, num_nodes=1)
+        assert link.weather.num_cuts == 0
+        link.weather.swallows = True
+        time.sleep(12)  # longer than the task takes
+        link.weather.swallows = False
+        assert process.wait(240) == 0, log.read_text()
+    whole(find_run(tmp_path))
+    rounds = read_rounds(tmp_path)
+    replied = [[node["node_id"] for node in line["nodes"]] for line in rounds]
+    assert replied[0] == list(NODES)
+    assert all("device-b" in names for names in replied)
+    assert replied[1] == ["device-b"]
+    assert replied[-1] == list(NODES)
+    assert 45 <= rounds[1]["seconds"] < 1.2 * 45
+    dropped = [
+        (event["round"], event["node"], event["reason"]) for event in read_events(tmp_path, "reply_dropped")
+    ]
+    assert dropped[0] == (2, "device-a", "unanswered")
+
+
+def freeze(folder: Path, name: str) -> list[psutil.Process]:
+    """Stops all processes of a device where they are."""
+    (device,) = list_processes(str(folder), "fedstill-node", f"home-{name[-1]}")
+    parts = [device, *device.children(recursive=True)]
+    for part in parts:
+        part.suspend()
+    return parts

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import subprocess
 import sys
@@ -22,15 +21,9 @@ from server.enrolment import write_bundle
 from server.labels import LabelService, LabelStore
 from server.labels.access import open_round
 from server.labels.array_uploads import UploadStore
+from tests.chaos.proxy import Proxy
 
 ROOT = Path(__file__).resolve().parents[2]
-spec = importlib.util.spec_from_file_location("chaos_proxy", Path(__file__).with_name("proxy.py"))
-assert spec
-assert spec.loader
-proxy_module = importlib.util.module_from_spec(spec)
-sys.modules[spec.name] = proxy_module
-spec.loader.exec_module(proxy_module)
-Proxy = proxy_module.Proxy
 Move = Callable[[str], None]
 NODE = "node-0000"
 
