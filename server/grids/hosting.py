@@ -199,10 +199,7 @@ class BatchHost:
         Returns:
             What became of them.
         """
-        run = _Run()
-        run.future = self._thread.submit(self._carry_out, run, batch)
-        with suppress(TimeoutError):
-            run.future.result(seconds)
+        run = self._begin(batch, seconds)
         with self._lock:
             run.is_cut = True
             if len(run.replies) < run.num_begun:
@@ -224,14 +221,18 @@ class BatchHost:
         Returns:
             What became of it.
         """
-        run = _Run()
-        run.future = self._thread.submit(self._carry_out, run, batch)
-        with suppress(TimeoutError):
-            run.future.result(seconds)
+        run = self._begin(batch, seconds)
         run.future.cancel()
         with suppress(CancelledError):
             run.future.result()
         return run.sum_up()
+
+    def _begin(self, batch: Sequence[tuple[bytes, bool]], seconds: float | None) -> _Run:
+        run = _Run()
+        run.future = self._thread.submit(self._carry_out, run, batch)
+        with suppress(TimeoutError):
+            run.future.result(seconds)
+        return run
 
     def _carry_out(self, run: _Run, batch: Sequence[tuple[bytes, bool]]) -> None:
         run.began = time.monotonic()
