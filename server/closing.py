@@ -80,19 +80,21 @@ def find_uncompressed(node: NodeState) -> float | None:
 
 def _train_controls(grid: Grid, strategy: FedDistill, chosen: list[str], observe: Observer) -> None:
     config, state, truth = strategy.config, strategy.state, strategy.truth
+    # As long as the student: a last round that only takes an average over does not count.
+    num_rounds = {
+        node_id: min(count_rounds(state.nodes[node_id]), config.federation.num_rounds) for node_id in chosen
+    }
     requests = {
         node_id: fleet_pb2.ControlRequest(
             run_id=state.run_id,
             labels=strategy.publication.source(),
             plan=strategy.planner.plan(state.nodes[node_id]),
-            hyperparameters=plan_training(
-                config, num_steps=strategy.num_steps * count_rounds(state.nodes[node_id])
-            ),
+            hyperparameters=plan_training(config, num_steps=strategy.num_steps * num_rounds[node_id]),
             input=strategy.publication.input(),
             seed=config.seed,
             num_uncompressed_rounds=0
             if find_uncompressed(state.nodes[node_id]) is not None
-            else count_rounds(state.nodes[node_id]),
+            else num_rounds[node_id],
             skips_local=config.federation.scheme == "local",
         )
         for node_id in chosen

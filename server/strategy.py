@@ -107,7 +107,7 @@ class FedDistill(Strategy):
         self._stage, self._commit = stage, commit
         self._receive: Receive | None = None
         self._conclude: Conclude | None = None
-        self._last_round = config.federation.num_rounds
+        self._last_round = config.federation.last_round
         self._scores: list[ReplyScore] = []
         self._dropped: list[ReplyDropped] = []
         self._num_wanted = 0
@@ -266,7 +266,7 @@ class FedDistill(Strategy):
         Args:
             grid: The grid that the nodes are on.
             initial_arrays: Unused; students begin on their nodes.
-            num_rounds: Last round; None goes by `federation.num_rounds`.
+            num_rounds: Last round; None goes by the configuration.
             timeout: Deadline of a round, seconds; None goes by `federation.deadline_seconds`.
             train_config: Unused.
             evaluate_config: Unused.

@@ -4,7 +4,8 @@ Reference: McMahan et al. 2017, "FedAvg", arXiv:1602.05629; Li et al. 2018, "Fed
 arXiv:1812.06127 (the proximal term μ/2·‖w − w_global‖²).
 
 What a node evaluates and exports is the average that it was sent, as the papers do,
-not the copy that it then trains; so the last round averages and trains no more.
+not the copy that it then trains; so a last round only takes the last average over, and
+a run has one round more than `federation.num_rounds`.
 """
 
 from __future__ import annotations

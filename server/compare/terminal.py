@@ -137,7 +137,7 @@ class _LineDisplay:
 
     def advance(self, run: PlannedRun, num_rounds: int) -> None:
         if self._bars is not None and run.slug in self._tasks:
-            detail = f"round {num_rounds} of {run.config.federation.num_rounds}"
+            detail = f"round {num_rounds} of {run.config.federation.last_round}"
             self._bars.update(self._tasks[run.slug], detail=detail)
 
     def end(self, run: PlannedRun, run_dir: Path, reason: str | None) -> None:

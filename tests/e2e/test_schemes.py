@@ -54,7 +54,7 @@ def rounds(run_dir: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("name", SCHEMES)
 def test_scheme_ends_with_an_artefact_on_every_node(name: str, runs: dict[str, tuple[Path, Summary]]) -> None:
     run_dir, summary = runs[name]
-    assert len(summary.rounds) == 3
+    assert len(summary.rounds) == 3 + (name == "weights")
     assert all((run_dir / str(node.artefact_path) / "model.onnx").exists() for node in summary.nodes)
 
 
@@ -153,9 +153,24 @@ def test_weights_evaluates_one_model_everywhere(runs: dict[str, tuple[Path, Summ
 
 def test_weights_moves_the_bytes_that_fedavg_is_reckoned_with(runs: dict[str, tuple[Path, Summary]]) -> None:
     summary = runs["weights"][1]
-    # Two of three rounds train, and the summary reckons two models per reply.
+    # Three of four rounds train, and the summary reckons two models per reply.
     measured = summary.fleet.bytes_down + summary.fleet.bytes_up
-    assert measured == pytest.approx(summary.fleet.fedavg_bytes * 2 / 3, rel=0.2)
+    assert measured == pytest.approx(summary.fleet.fedavg_bytes * 3 / 4, rel=0.2)
+
+
+def test_weights_learns_as_often_as_other_schemes_and_so_does_its_control(
+    runs: dict[str, tuple[Path, Summary]],
+) -> None:
+    num_learned = {
+        name: sum(
+            any(node["private_loss"] is not None for node in line["nodes"]) for line in rounds(runs[name][0])
+        )
+        for name in ("weights", "classwise")
+    }
+    assert num_learned == {"weights": 3, "classwise": 3}
+    assert len(rounds(runs["weights"][0])) == 4  # the last takes the third average over
+    controls = [[node.local_accuracy for node in runs[name][1].nodes] for name in ("weights", "classwise")]
+    assert controls[0] == controls[1]
 
 
 def test_co_teaching_never_keeps_a_teacher_that_fell(runs: dict[str, tuple[Path, Summary]]) -> None:
