@@ -49,7 +49,8 @@ def stamp(message: Message) -> str:
 
 def refuse(message: Message, *, code: int, reason: str) -> bytes:
     """Writes the error that answers a message, ready to travel."""
-    reply = Message(Error(code, reason), reply_to=message)
+    # A file name in it may hold what is no text, and could not travel.
+    reply = Message(Error(code, reason.encode(errors="replace").decode()), reply_to=message)
     stamp(reply)
     return encode(reply)
 

@@ -63,9 +63,10 @@ class Mailroom:
     def _reach(self, host: int) -> list[deque[int]]:
         return self._ready[host % self._num_kinds :: self._num_kinds]
 
-    def count_own(self, host: int) -> int:
-        """Counts the nodes that a host took last and that could be taken now."""
-        return len(self._ready[host])
+    def may_wait(self, host: int) -> bool:
+        """Says whether a host's next message may wait behind another; its last one is left for who has none."""
+        own = self._ready[host]
+        return len(own) > 1 and not self._waiting[own[0]][0].travels_alone
 
     def take(self, host: int, *, at_most: int = 1) -> list[Job]:
         """Hands out messages for a host, each of another node, which is busy until `done`.

@@ -65,12 +65,14 @@ class _Slot:
         return self.index, self.num_starts
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Call:
     """What an actor is at; no jobs: it is starting."""
 
     slot: _Slot
     jobs: Sequence[Job]
+    shares_fate: bool = False
+    """The actor was lost with another call beside this one."""
 
 
 class RayGrid(HostedGrid):
@@ -80,8 +82,9 @@ class RayGrid(HostedGrid):
     holds up nobody. Messages go one by one; while they are short, the next one waits on
     the actor already, and while they are very short, they go in batches. An actor that is
     lost costs one message, which is answered by an error (`NODE_UNAVAILABLE`), and Ray
-    brings the actor back, on another machine if need be. Those that waited behind it or
-    shared a batch with it are sent again. `Context.state` does not follow a node from
+    brings the actor back, on another machine if need be. Where several were on the actor
+    nobody knows which of them it was: each is sent again, alone, so a message may be
+    carried out twice. `Context.state` does not follow a node from
     actor to actor: it starts empty there, so what has to last belongs on disk.
 
     Args:
@@ -129,8 +132,7 @@ class RayGrid(HostedGrid):
             variables = needs.environment() | actor_environment(environment or {}, ray_address, working_dir)
             self._actor_options = {
                 "max_restarts": -1,
-                # A message that may have been carried out is not carried out again.
-                "max_task_retries": 0,
+                "max_task_retries": 0,  # which messages go again is decided here
                 "max_concurrency": 2,  # one call at work, one that waits
                 "runtime_env": {"env_vars": variables},
             }
@@ -198,18 +200,20 @@ class RayGrid(HostedGrid):
             self._check_started()
 
     def _finish(self, ref: Any) -> None:
+        slot = self._in_flight[ref].slot
+        if ref == slot.ahead and slot.at_work is not None and ray.wait([slot.at_work], timeout=0)[0]:
+            self._finish(slot.at_work)  # what came before is read before
         call = self._in_flight.pop(ref)
-        slot = call.slot
         was_ahead = ref == slot.ahead
         if was_ahead:
             slot.ahead = None
         try:
             progress = ray.get(ref)
         except RayError as error:
-            if was_ahead:
-                self._put_back(call.jobs)  # the actor was lost with the call before
-            else:
-                self._lose(call, error)
+            self._last_failure = " ".join(str(error).split())
+            self._lose_jobs(call)
+            if not was_ahead:
+                self._restart(call, error)
         else:
             if not call.jobs:
                 self._has_started = True
@@ -217,10 +221,10 @@ class RayGrid(HostedGrid):
                 slot.is_idle = True
             else:
                 self._settle(call, progress)
+                if not progress.num_begun:
+                    slot.last_seconds = math.inf  # it waited in vain
                 if not was_ahead:
                     self._go_on(call, progress)
-                elif not progress.num_begun:
-                    slot.last_seconds = math.inf  # it waited in vain
         self._give_all_work()
 
     def _settle(self, call: _Call, progress: Progress) -> None:
@@ -233,11 +237,12 @@ class RayGrid(HostedGrid):
 
     def _go_on(self, call: _Call, progress: Progress) -> None:
         slot, num_done = call.slot, len(progress.replies)
-        slot.last_seconds = progress.seconds
-        if progress.seconds < BATCH_SECONDS / 2:
-            slot.batch_size = min(2 * slot.batch_size, MAX_BATCH)
-        elif progress.seconds > BATCH_SECONDS:
-            slot.batch_size = max(1, slot.batch_size // 2)
+        if progress.num_begun:
+            slot.last_seconds = progress.seconds
+            if progress.seconds < BATCH_SECONDS / 2:
+                slot.batch_size = min(2 * slot.batch_size, MAX_BATCH)
+            elif progress.seconds > BATCH_SECONDS:
+                slot.batch_size = max(1, slot.batch_size // 2)
         slot.at_work, slot.ahead = slot.ahead, None
         if progress.num_begun > num_done:
             begun = call.jobs[num_done : progress.num_begun]
@@ -260,9 +265,10 @@ class RayGrid(HostedGrid):
     def _send_ahead(self) -> None:
         for slot in self._slots:
             is_short = slot.batch_size == 1 and slot.last_seconds < AHEAD_SECONDS / 2
-            is_alone = slot.at_work is not None and slot.ahead is None
-            # The last one is left for an actor that has none.
-            if is_short and is_alone and self._mail.count_own(slot.index) > 1:
+            if not is_short or slot.at_work is None or slot.ahead is not None:
+                continue
+            has_company = not any(job.travels_alone for job in self._in_flight[slot.at_work].jobs)
+            if has_company and self._mail.may_wait(slot.index):
                 slot.ahead = self._send(slot, is_ahead=True)
 
     def _send(self, slot: _Slot, *, is_ahead: bool = False) -> Any:
@@ -292,22 +298,25 @@ class RayGrid(HostedGrid):
         slot.starts_at = None
         self._call(slot, slot.actor.warm_up.remote(), [])
 
-    def _lose(self, call: _Call, error: RayError) -> None:
-        slot = call.slot
-        slot.at_work = None
-        self._last_failure = " ".join(str(error).split())
-        if not call.jobs:
-            slot.failing_since = slot.failing_since if slot.num_failed_starts else time.monotonic()
-            slot.num_failed_starts += 1
-        elif len(call.jobs) == 1:
+    def _lose_jobs(self, call: _Call) -> None:
+        others = [other for other in self._in_flight.values() if other.slot is call.slot]
+        for other in others:
+            other.shares_fate = True
+        if len(call.jobs) == 1 and not others and not call.shares_fate:
             [job] = call.jobs
             self._mail.done(job.node_id)
-            self._fail(
-                job, code=ErrorCode.NODE_UNAVAILABLE, reason=f"lost with its actor: {self._last_failure}"
-            )
+            reason = f"lost with its actor: {self._last_failure}"
+            self._fail(job, code=ErrorCode.NODE_UNAVAILABLE, reason=reason)
         else:
             # Nobody knows which of them it was, so each gets another try by itself.
             self._put_back([replace(job, travels_alone=True) for job in call.jobs])
+
+    def _restart(self, call: _Call, error: RayError) -> None:
+        slot = call.slot
+        slot.at_work = None
+        if not call.jobs:
+            slot.failing_since = slot.failing_since if slot.num_failed_starts else time.monotonic()
+            slot.num_failed_starts += 1
         if isinstance(error, ActorDiedError):
             slot.actor = self._create_actor(slot.index)
         now, num_failed = time.monotonic(), slot.num_failed_starts

@@ -286,10 +286,8 @@ def test_killed_actor_costs_one_reply_and_comes_back(ray_grid, tmp_path):
     assert after[1]["num_calls"] == 1
 
 
-def test_message_that_waited_on_a_killed_actor_is_sent_again(ray_grid, tmp_path):
-    pids_of_both_actors(ray_grid)
-    for _ in range(4):  # until they go one by one
-        ray_grid.send_and_receive(tell_all(ray_grid, "sleep", seconds=0.06))
+def test_messages_of_a_killed_actor_of_which_one_waited_are_sent_again(ray_grid, tmp_path):
+    let_messages_wait(ray_grid)
     messages = [tell(n, "sleep", seconds=1.0, mark=str(tmp_path / str(n))) for n in range(1, 7)]
     message_ids, struck = ray_grid.push_messages(messages), None
     replies = []
@@ -305,8 +303,21 @@ def test_message_that_waited_on_a_killed_actor_is_sent_again(ray_grid, tmp_path)
                     break
     replies = by_node(replies + pull_until(ray_grid, set(message_ids) - answered(replies)))
     assert len(replies) == NUM_NODES
-    assert replies.pop(struck).error.code == ErrorCode.NODE_UNAVAILABLE
     assert all(reply.has_content() for reply in replies.values())
+
+
+def test_message_that_ends_its_actor_costs_no_other_where_it_waited(ray_grid):
+    let_messages_wait(ray_grid)
+    messages = [tell(n, "die" if n in (3, 6) else "sleep", seconds=0.06) for n in range(1, 7)]
+    replies = by_node(ray_grid.send_and_receive(messages))
+    assert {n for n, reply in replies.items() if reply.has_error()} == {3, 6}
+    assert {replies[n].error.code for n in (3, 6)} == {ErrorCode.NODE_UNAVAILABLE}
+
+
+def let_messages_wait(ray_grid):
+    pids_of_both_actors(ray_grid)
+    for _ in range(4):  # until they go one by one
+        ray_grid.send_and_receive(tell_all(ray_grid, "sleep", seconds=0.06))
 
 
 def test_app_that_cannot_be_imported_is_an_error_reply(ray_grid):

@@ -19,6 +19,8 @@ def host(monkeypatch):
     def train(message, context):
         if context.node_id == 2:
             gate.wait(10)
+        if "file" in message.content["c"]:
+            raise OSError(message.content["c"]["file"].encode().decode("ascii", "surrogateescape"))
         return Message(message.content, reply_to=message)
 
     host = BatchHost("unused:app", num_nodes=3, run_config={})
@@ -110,3 +112,12 @@ def test_call_that_began_in_time_is_answered_however_long_it_takes(host):
         assert not call.done()
         host.gate.set()
         assert sources(call.result(5).replies) == [2]
+
+
+def test_error_whose_text_cannot_travel_is_an_error_reply(host):
+    [(data, fresh)] = batch(1)
+    message = decode(data)
+    message.content["c"]["file"] = "größe.npz"
+    replies, num_begun, _ = host.handle([(encode(message), fresh)], None)
+    assert num_begun == 1
+    assert "gr??" in decode(replies[0]).error.reason
