@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from flwr.serverapp import Grid
 
-from common.config import Config
+from common.config import Config, FederationConfig
 from common.seeding import stream
 from common.wire import predictions_from_proto
 from protos.fedstill.v1 import fleet_pb2
@@ -78,12 +78,14 @@ def find_uncompressed(node: NodeState) -> float | None:
     return accuracy
 
 
+def _count_learned(node: NodeState, federation: FederationConfig) -> int:
+    # A round beyond the configured ones only takes an average over.
+    return count_rounds(node) - (node.base_round > federation.num_rounds)
+
+
 def _train_controls(grid: Grid, strategy: FedDistill, chosen: list[str], observe: Observer) -> None:
     config, state, truth = strategy.config, strategy.state, strategy.truth
-    # As long as the student: a last round that only takes an average over does not count.
-    num_rounds = {
-        node_id: min(count_rounds(state.nodes[node_id]), config.federation.num_rounds) for node_id in chosen
-    }
+    num_rounds = {node_id: _count_learned(state.nodes[node_id], config.federation) for node_id in chosen}
     requests = {
         node_id: fleet_pb2.ControlRequest(
             run_id=state.run_id,

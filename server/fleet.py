@@ -213,5 +213,6 @@ class Fleet:
             return
         if self.keep_late is not None and self.keep_late(round_number, self.name(flower_id), reply):
             return
-        detail = explain_error(reply)[1] if reply.has_error() else "its round was closed"
-        self.drop(ReplyDropped(round_number, self.name(flower_id), "late", detail))
+        kind, detail = explain_error(reply) if reply.has_error() else ("late", "its round was closed")
+        if kind != "unanswered":  # that was said as its round was closed
+            self.drop(ReplyDropped(round_number, self.name(flower_id), "late", detail))

@@ -186,7 +186,8 @@ def account_traffic(node: NodeState, score: ReplyScore, publication: Publication
     node.public_sample_bytes += samples
     node.evaluation_bytes += predictions
     node.wire_bytes += score.figures["wire_bytes"]
-    node.fedavg_bytes += 2 * score.figures["fp32_bytes"]
+    if not (score.figures["distillation_loss"] is None and score.figures["private_loss"] is None):
+        node.fedavg_bytes += 2 * score.figures["fp32_bytes"]  # of a round that learned
     node.report = score.figures | {
         "bytes_down": down,
         "bytes_up": score.report_bytes + sent,

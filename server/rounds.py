@@ -20,9 +20,10 @@ from server.scoring import Truth
 class Gap(NamedTuple):
     """The teacher's accuracy less the students' mean, on the server's validation part."""
 
-    mean: float
-    error: float
-    """Standard error of the mean, from the differences sample by sample."""
+    mean: float | None = None
+    """None without a teacher."""
+    error: float | None = None
+    """Standard error of the mean, from the differences sample by sample; None of fewer than two."""
 
 
 def sum_up(scores: list[ReplyScore], dropped: list[ReplyDropped]) -> MetricRecord | None:
@@ -98,23 +99,23 @@ def explain_failure(
     )
 
 
-def measure_gap(truth: Truth, scores: Sequence[ReplyScore]) -> Gap | None:
-    """Measures how far students are behind the teacher on the validation part; None without a teacher."""
+def measure_gap(truth: Truth, scores: Sequence[ReplyScore]) -> Gap:
+    """Measures how far students are behind the teacher on the validation part."""
     if truth.teacher_hits_S is None:
-        return None
+        return Gap()
     students_S = np.mean([score.validation_hits_S for score in scores], axis=0)
     behind_S = truth.teacher_hits_S - students_S
     num_samples = len(behind_S)
-    error = math.inf if num_samples < 2 else float(np.std(behind_S, ddof=1)) / math.sqrt(num_samples)
+    error = None if num_samples < 2 else float(np.std(behind_S, ddof=1)) / math.sqrt(num_samples)
     return Gap(float(np.mean(behind_S)), error)
 
 
-def explain_stop(gap: Gap | None, *, target_gap: float) -> str:
+def explain_stop(gap: Gap, *, target_gap: float) -> str:
     """Says why a run stops before its last round; empty where it goes on.
 
     The validation part may have few samples, and one lucky round on them is no reason to stop.
     """
-    if gap is None or gap.mean + gap.error > target_gap:
+    if gap.mean is None or gap.error is None or gap.mean + gap.error > target_gap:
         return ""
     return (
         f"students are within {target_gap:g} of the teacher on the validation part,"

@@ -59,6 +59,8 @@ from server.scoring import Truth
 from server.staleness import WEIGH, LateAnswers
 
 LOGGER = logging.getLogger("fedstill")
+# A task's time runs from when it was made, a round's from a little earlier or later.
+EXPIRY_SECONDS = 1.0
 Receive = Callable[[fleet_pb2.TaskResponse], Contribution]
 Conclude = Callable[[int, list[Contribution]], tuple[Publication, dict[str, Any]]]
 
@@ -323,8 +325,12 @@ class FedDistill(Strategy):
         if metrics is None or len(self._scores) < federation.min_nodes:
             counts = {"num_good": len(self._scores), "num_sent": len(sent)}
             raise RunError(explain_failure(round_number, self._dropped, federation, **counts))
+        is_over = (
+            bool(self._node_deadline) and time.monotonic() - begin > self._node_deadline - EXPIRY_SECONDS
+        )
+        unanswered = "timeout" if is_over else "lost"  # Flower says alike that a task expired and was lost
         failures = {
-            drop.node_id: "timeout" if drop.reason == "unanswered" else drop.reason for drop in self._dropped
+            drop.node_id: unanswered if drop.reason == "unanswered" else drop.reason for drop in self._dropped
         }
         if not self._weighs_late and sum(answers) < num_needed:
             # Only at the deadline: who is slower than a quorum has done nothing wrong.
@@ -347,8 +353,6 @@ class FedDistill(Strategy):
     ) -> None:
         scores = self._scores
         late = self._late.take(round_number, self.state, scores, score=self._score, drop=self._drop)
-        measured = measure_gap(self.truth, scores)
-        gap = None if measured is None else measured.mean
         accuracy = float(np.mean([score.figures["accuracy"] for score in scores]))
         everyone = sorted([*scores, *late], key=lambda score: score.node_id)
         mark_answers(self.state, everyone)
@@ -365,7 +369,6 @@ class FedDistill(Strategy):
                 num_late=num_late,
                 num_rested=self._num_rested,
                 label_set_id=self.publication.label_set_id or None,
-                gap=gap,
                 seconds=seconds,
             )
         )
@@ -374,8 +377,9 @@ class FedDistill(Strategy):
             self.publication, self.state.rounds[-1]["scheme"] = self._conclude(round_number, contributions)
             mark_shared(self.state, everyone)
         # From the teacher as it is by now: a refined one may have left its students behind.
-        target_gap = self.config.federation.target_gap
-        self.state.stopped_because = explain_stop(measure_gap(self.truth, scores), target_gap=target_gap)
+        gap = measure_gap(self.truth, scores)
+        self.state.rounds[-1] |= {"gap": gap.mean, "gap_error": gap.error}
+        self.state.stopped_because = explain_stop(gap, target_gap=self.config.federation.target_gap)
         rounds_left = 0 if self.state.stopped_because else self._last_round - round_number
         reported = [self.state.nodes[score.node_id] for score in scores]
         silent = [self.state.nodes[node_id] for node_id in self._timed_out]
@@ -383,4 +387,4 @@ class FedDistill(Strategy):
         if self._commit is not None:
             self._commit(self.state, everyone)
         counts = num_sampled, len(scores), num_dropped
-        self._observe(RoundClosed(round_number, accuracy, *counts, seconds, gap, self._num_rested))
+        self._observe(RoundClosed(round_number, accuracy, *counts, seconds, gap.mean, self._num_rested))

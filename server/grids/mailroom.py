@@ -64,7 +64,7 @@ class Mailroom:
         return self._ready[host % self._num_kinds :: self._num_kinds]
 
     def may_wait(self, host: int) -> bool:
-        """Says whether a host's next message may wait behind another; its last one is left for who has none."""
+        """Says whether a host's next message may wait behind another; the last is left for who has none."""
         own = self._ready[host]
         return len(own) > 1 and not self._waiting[own[0]][0].travels_alone
 

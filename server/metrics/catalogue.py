@@ -76,7 +76,11 @@ RUN_METRICS = (
         "Percentiles over each node's newest artefact, on the evaluation set; family all is the whole fleet.",
         ("family", "percentile"),
     ),
-    Metric("fleet_gap_ratio", "gauge", "Teacher minus students on the validation part, last round."),
+    Metric(
+        "fleet_gap_ratio",
+        "gauge",
+        "Teacher (as it is after the round) minus students, validation part.",
+    ),
     Metric("distillation_loss", "gauge", "Mean over the nodes of the last round, nats.", ("family",)),
     Metric("private_loss", "gauge", "Mean over the nodes of the last round, nats.", ("family",)),
     Metric("temperature", "gauge", "Divides logits before softmax; the mean where nodes choose it."),

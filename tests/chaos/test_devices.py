@@ -6,7 +6,7 @@ import json
 import subprocess
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -31,6 +31,8 @@ from tests.deployment import (
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 TASK = "flwr-clientapp"
 NODES = ("device-a", "device-b")
+# Shorter than Flower takes to call a silent node gone, so that the deadline is what ends a round.
+DEADLINE_SECONDS = 35
 
 
 def enrol(folder: Path, *superlinks: str) -> None:
@@ -121,7 +123,7 @@ def test_frozen_device_costs_its_rounds_and_a_bad_link_to_flower_costs_none(
     site: dict[str, str], tmp_path: Path, whole: Callable[[Path], None]
 ) -> None:
     port, log = free_port(), tmp_path / "coordinator.log"
-    settings = ["federation.num_rounds=5", "federation.deadline_seconds=45"]
+    settings = ["federation.num_rounds=5", f"federation.deadline_seconds={DEADLINE_SECONDS}"]
     settings += ["teacher.num_epochs=12", "distill.num_epochs=2"]
     command = [*coordinator(tmp_path, port, *settings), "--certificates", "certificates", "--run-id", "run"]
     with ExitStack() as stack:
@@ -135,29 +137,27 @@ def test_frozen_device_costs_its_rounds_and_a_bad_link_to_flower_costs_none(
 
         wait_for_work(2, tmp_path, process, log, num_nodes=2)
         frozen = freeze(tmp_path, "device-a")
+        stack.callback(thaw, frozen)
         wait_for_round(2)
-        for part in frozen:
-            part.resume()
+        thaw(frozen)
         wait_for_work(3, tmp_path, process, log, num_nodes=1)
         link.weather.resets, link.weather.cut_after, link.weather.num_cuts = True, 2_000, 3
         wait_for_work(4, tmp_path, process, log, num_nodes=1)
         assert link.weather.num_cuts == 0
         link.weather.swallows = True
-        time.sleep(12)  # longer than the task takes
+        time.sleep(12)  # longer than the task takes; it may cost the round
         link.weather.swallows = False
         assert process.wait(240) == 0, log.read_text()
     whole(find_run(tmp_path))
     rounds = read_rounds(tmp_path)
     replied = [[node["node_id"] for node in line["nodes"]] for line in rounds]
     assert replied[0] == list(NODES)
-    assert all("device-b" in names for names in replied)
     assert replied[1] == ["device-b"]
+    assert "device-b" in replied[2]
     assert replied[-1] == list(NODES)
-    assert 45 <= rounds[1]["seconds"] < 1.2 * 45
-    dropped = [
-        (event["round"], event["node"], event["reason"]) for event in read_events(tmp_path, "reply_dropped")
-    ]
-    assert dropped[0] == (2, "device-a", "unanswered")
+    assert DEADLINE_SECONDS - 1 <= rounds[1]["seconds"] < 1.2 * DEADLINE_SECONDS
+    assert rounds[1]["num_dropped"] == 1
+    assert all(line["seconds"] < 1.2 * DEADLINE_SECONDS for line in rounds)
 
 
 def freeze(folder: Path, name: str) -> list[psutil.Process]:
@@ -167,3 +167,9 @@ def freeze(folder: Path, name: str) -> list[psutil.Process]:
     for part in parts:
         part.suspend()
     return parts
+
+
+def thaw(parts: list[psutil.Process]) -> None:
+    for part in parts:
+        with suppress(psutil.NoSuchProcess):
+            part.resume()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message
 from flwr.clientapp import ClientApp
-from flwr.common.constant import SUPERLINK_NODE_ID
+from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 
 from common.config import Config, flatten, load_config
 from common.errors import RunError
@@ -22,6 +22,7 @@ from protos.fedstill.v1 import fleet_pb2
 from server.checkpoints import FederationState
 from server.events import Event, NodeReported, ReplyDropped, RoundClosed
 from server.grids import LocalGrid
+from server.grids.hosting import refuse
 from server.publication import Publication
 from server.sampling import list_free
 from server.schemes import Contribution
@@ -278,6 +279,32 @@ def test_it_goes_on_where_the_teacher_has_left_its_students_behind() -> None:
     strategy.close_the_loop(receive, conclude)
     strategy.start(grid)
     assert strategy.state.round == 2
+
+
+class ExpiringGrid(LocalGrid):
+    """Says of every task of one node that it is no longer there, as Flower does when its time is over."""
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        messages = list(messages)
+        message_ids = super().push_messages(messages)
+        for message_id, message in zip(message_ids, messages, strict=True):
+            if message.metadata.dst_node_id == 2 and message.metadata.message_type == "train":
+                reply = refuse(message, code=ErrorCode.MESSAGE_UNAVAILABLE, reason="it may have expired")
+                self._replies[message_id] = reply
+        return message_ids
+
+
+@pytest.mark.parametrize(("deadline_seconds", "reason"), [(0.9, "timeout"), (60, "lost")])
+def test_task_that_expired_is_unanswered_and_rests_its_node_as_slow_only_at_the_deadline(
+    deadline_seconds: float, reason: str
+) -> None:
+    settings = ("federation.rest_after=1", f"federation.deadline_seconds={deadline_seconds}")
+    strategy, _, events = federate(answering_app(), "federation.num_rounds=1", *settings)
+    config = load_config(overrides=["federation.num_nodes=4"])
+    strategy.start(ExpiringGrid(answering_app(), num_nodes=4, run_config=flatten(config)))
+    assert [(event.node_id, event.reason) for event in dropped(events)] == [("node-0001", "unanswered")]
+    assert strategy.state.nodes["node-0001"].rest_reason == reason
+    assert strategy.state.rounds[0]["num_dropped"] == 1
 
 
 def test_sample_fraction_draws_the_same_nodes_for_the_same_seed() -> None:

@@ -114,7 +114,8 @@ def test_call_that_began_in_time_is_answered_however_long_it_takes(host):
         assert sources(call.result(5).replies) == [2]
 
 
-def test_error_whose_text_cannot_travel_is_an_error_reply(host):
+def test_error_whose_text_cannot_travel_is_an_error_reply(host, caplog):
+    caplog.set_level("CRITICAL", logger="fedstill.node")  # nor could it travel to pytest
     [(data, fresh)] = batch(1)
     message = decode(data)
     message.content["c"]["file"] = "größe.npz"
