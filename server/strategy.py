@@ -325,9 +325,8 @@ class FedDistill(Strategy):
         if metrics is None or len(self._scores) < federation.min_nodes:
             counts = {"num_good": len(self._scores), "num_sent": len(sent)}
             raise RunError(explain_failure(round_number, self._dropped, federation, **counts))
-        is_over = (
-            bool(self._node_deadline) and time.monotonic() - begin > self._node_deadline - EXPIRY_SECONDS
-        )
+        seconds = time.monotonic() - begin
+        is_over = bool(self._node_deadline) and seconds > self._node_deadline - EXPIRY_SECONDS
         unanswered = "timeout" if is_over else "lost"  # Flower says alike that a task expired and was lost
         failures = {
             drop.node_id: unanswered if drop.reason == "unanswered" else drop.reason for drop in self._dropped
