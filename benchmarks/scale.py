@@ -13,9 +13,9 @@ every round, and with all 10,000 that alone is two thirds of the time. It prints
 - seconds by phase of the run, and the sizes of what it leaves behind.
 
 Goals: overhead at most 1 s a round, memory at most 2 MB a node, report below 2 MB. Seen on two idle cores:
-three rounds of 1,000 nodes in 39, 36 and 35 s, 2.0 s of it overhead: **missed**. Actors are at work for 99 %
+three rounds of 1,000 nodes in 39, 39 and 32 s, 1.9 s of it overhead: **missed**. Actors are at work for 99 %
 of a round; what is left is 3.4 ms a task in which a node opens its data, reads and writes messages and
-frees its memory. Memory does not grow with nodes (1.50 GB in all, 1.66 GB with ten); report 243 kB.
+frees its memory. Memory does not grow with nodes (1.50 GB in all, 1.64 GB with ten); report 243 kB.
 """
 
 from __future__ import annotations
