@@ -159,6 +159,15 @@ def _notes(plan: Plan, rows: list[RunRow], summaries: Mapping[str, Summary]) -> 
     for row in rows:
         if row.status == "failed":
             yield f"{row.cell}, seed {row.seed}, failed and is in no mean: {row.reason}"
+        elif row.slug in summaries:
+            rounds = summaries[row.slug].rounds
+            num_dropped = sum(one.num_dropped for one in rounds)
+            num_asked = sum(one.num_sampled for one in rounds)
+            if num_dropped:
+                yield (
+                    f"{row.cell}, seed {row.seed}: {num_dropped} of {num_asked} answers were not used;"
+                    f" runs/{row.slug}/log.jsonl says why."
+                )
     pending = [row.slug for row in rows if row.status == "pending"]
     if pending:
         yield f"{len(pending)} of {len(rows)} runs are not finished; the same command goes on with them."

@@ -18,7 +18,13 @@ Accuracies = Mapping[str, Mapping[int, float]]
 
 
 def write_run(
-    output_dir: Path, run: PlannedRun, accuracy: float, *, num_train: int = 50, label_bytes: int = 10_000
+    output_dir: Path,
+    run: PlannedRun,
+    accuracy: float,
+    *,
+    num_train: int = 50,
+    label_bytes: int = 10_000,
+    num_dropped: int = 0,
 ) -> None:
     """Writes the folder of a finished run of two nodes and three rounds."""
     nodes = [make_node(f"node-{index:04d}", accuracy, num_train=num_train) for index in range(2)]
@@ -42,7 +48,7 @@ def write_run(
             accuracy_mean=accuracy - 0.1 / number + 0.1 / 3,
             num_sampled=2,
             num_replied=2,
-            num_dropped=0,
+            num_dropped=num_dropped if number == 2 else 0,
             num_late=0,
             gap=None,
             seconds=1.0,
@@ -99,12 +105,14 @@ def write_comparison(tmp_path: Path) -> Callable[..., Comparison]:
         sweeps: tuple[str, ...] = (),
         schemes: str = "local,teacher",
         failures: Mapping[str, str] | None = None,
+        num_dropped: Mapping[str, int] | None = None,
     ) -> Comparison:
         seeds = sorted({seed for by_seed in accuracies.values() for seed in by_seed})
         plan = make_plan(None, schemes=schemes, seeds=",".join(map(str, seeds)), sweeps=sweeps)
         for run in plan.runs:
             if run.seed in accuracies.get(run.cell, {}):
-                write_run(tmp_path, run, accuracies[run.cell][run.seed])
+                lost = (num_dropped or {}).get(run.slug, 0)
+                write_run(tmp_path, run, accuracies[run.cell][run.seed], num_dropped=lost)
         return collect(plan, tmp_path, failures=failures or {}, grid_name="local", jobs=2)
 
     return write

@@ -90,6 +90,17 @@ def test_a_failed_run_is_in_no_mean_and_says_so(write_comparison: Write) -> None
     assert not comparison.is_sound
 
 
+def test_a_run_that_did_not_use_some_answers_says_so(write_comparison: Write) -> None:
+    comparison = write_comparison(
+        {"teacher": {0: 0.9, 1: 0.8}}, schemes="teacher", num_dropped={"teacher_seed=1": 2}
+    )
+
+    assert comparison.notes == [
+        "teacher, seed 1: 2 of 6 answers were not used; runs/teacher_seed=1/log.jsonl says why."
+    ]
+    assert comparison.is_sound
+
+
 def test_winners_are_judged_over_common_seeds(write_comparison: Write) -> None:
     comparison = write_comparison(
         {"local": {0: 0.4, 1: 0.41}, "teacher": {0: 0.9, 1: 0.91, 2: 0.3}},
