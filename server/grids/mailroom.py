@@ -63,10 +63,16 @@ class Mailroom:
     def _reach(self, host: int) -> list[deque[int]]:
         return self._ready[host % self._num_kinds :: self._num_kinds]
 
-    def may_wait(self, host: int) -> bool:
-        """Says whether a host's next message may wait behind another; the last is left for who has none."""
+    def may_wait(self, host: int, *, until: float) -> bool:
+        """Says whether a host's next message may wait behind another: one that has time until then.
+
+        The host's last message is left for a host that has none.
+        """
         own = self._ready[host]
-        return len(own) > 1 and not self._waiting[own[0]][0].travels_alone
+        if len(own) < 2:
+            return False
+        job = self._waiting[own[0]][0]
+        return job.expires_at > until and not job.travels_alone
 
     def take(self, host: int, *, at_most: int = 1) -> list[Job]:
         """Hands out messages for a host, each of another node, which is busy until `done`.

@@ -33,6 +33,8 @@ BATCH_SECONDS = 0.05
 MAX_BATCH = 32
 # While messages take no longer than half of it, the next one waits so long on its actor at most.
 AHEAD_SECONDS = 0.25
+# Those that have no more time than this, a round's deadline, do not: an actor that freezes would keep them.
+AHEAD_LEFT_SECONDS = 3600.0
 
 
 @dataclass
@@ -79,8 +81,8 @@ class RayGrid(HostedGrid):
     """Dispatches messages to persistent Ray actors that host several nodes each.
 
     An idle actor takes the next node that waits, its own ones first, so a straggler
-    holds up nobody. Messages go one by one; while they are short, the next one waits on
-    the actor already, and while they are very short, they go in batches. An actor that is
+    holds up nobody. Messages go one by one; while they are short and have no deadline, the next
+    one waits on the actor already, and while they are very short, they go in batches. An actor that is
     lost costs one message, which is answered by an error (`NODE_UNAVAILABLE`), and Ray
     brings the actor back, on another machine if need be. Where several were on the actor
     nobody knows which of them it was: each is sent again, alone, so a message may be
@@ -263,12 +265,13 @@ class RayGrid(HostedGrid):
         slot.is_idle = slot.at_work is None
 
     def _send_ahead(self) -> None:
+        until = time.monotonic() + AHEAD_LEFT_SECONDS
         for slot in self._slots:
             is_short = slot.batch_size == 1 and slot.last_seconds < AHEAD_SECONDS / 2
             if not is_short or slot.at_work is None or slot.ahead is not None:
                 continue
             has_company = not any(job.travels_alone for job in self._in_flight[slot.at_work].jobs)
-            if has_company and self._mail.may_wait(slot.index):
+            if has_company and self._mail.may_wait(slot.index, until=until):
                 slot.ahead = self._send(slot, is_ahead=True)
 
     def _send(self, slot: _Slot, *, is_ahead: bool = False) -> Any:

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import re
@@ -416,7 +417,8 @@ def start_ray(*arguments, temp_dir, environment):
 
 def end(process):
     for child in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
-        child.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):  # it went with its parent
+            child.kill()
     process.wait()
 
 

@@ -93,3 +93,15 @@ def test_a_batch_is_a_fair_share_of_what_its_kind_may_take():
         mail.put(job(node_id))
     assert nodes(mail.take(1, at_most=32)) == [2, 4, 6]
     assert nodes(mail.take(0, at_most=32)) == [1]
+
+
+def test_only_a_message_with_time_left_waits_behind_another_and_never_the_last():
+    room = Mailroom(1)
+    for node_id in (1, 2, 3):
+        room.put(replace(job(node_id), expires_at=100.0, travels_alone=node_id == 2))
+    assert room.may_wait(0, until=99.0)
+    assert not room.may_wait(0, until=100.0)
+    room.take(0)
+    assert not room.may_wait(0, until=0.0)  # the next one travels alone
+    room.take(0)
+    assert not room.may_wait(0, until=0.0)  # the last
