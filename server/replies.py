@@ -15,7 +15,14 @@ from common.wire import pack, unpack
 from protos.fedstill.v1 import fleet_pb2
 
 POLL_SECONDS = 0.05
-LOST = (ErrorCode.NODE_UNAVAILABLE, ErrorCode.CLIENT_APP_CRASHED, ErrorCode.REPLY_MESSAGE_UNAVAILABLE)
+# What an error is for us; all others are the app's own.
+ERROR_KINDS = {
+    ErrorCode.NODE_UNAVAILABLE: "lost",
+    ErrorCode.CLIENT_APP_CRASHED: "lost",
+    ErrorCode.REPLY_MESSAGE_UNAVAILABLE: "lost",
+    # A task expires with its round's deadline, and Flower may be the first to say so.
+    ErrorCode.MESSAGE_UNAVAILABLE: "unanswered",
+}
 
 
 @dataclass
@@ -119,9 +126,7 @@ def collect(
 def explain_error(reply: Message) -> tuple[str, str]:
     """Names why an answer is an error: ("lost", "unanswered" or "error", the last line of its text)."""
     reason = (reply.error.reason or "no reason given").strip()
-    # A task expires with its round's deadline, and Flower may be the first to say so.
-    kinds = dict.fromkeys(LOST, "lost") | {ErrorCode.MESSAGE_UNAVAILABLE: "unanswered"}
-    return kinds.get(reply.error.code, "error"), reason.splitlines()[-1]
+    return ERROR_KINDS.get(reply.error.code, "error"), reason.splitlines()[-1]
 
 
 class UnusedReplyError(Exception):

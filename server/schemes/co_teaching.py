@@ -54,18 +54,18 @@ def refine_teacher(exchange: Exchange, contributions: list[Contribution]) -> Non
     loss = _refine(exchange, model, ensemble_SC)
     with deterministic(0, num_threads=exchange.config.teacher.num_threads):
         hits_S = find_hits(model, exchange.dataset, exchange.splits.server_validation)
-    accuracy = float(np.mean(hits_S))
-    is_kept = accuracy >= teacher.validation_accuracy and math.isfinite(loss)
+    refined = dataclasses.replace(teacher, model=model.eval(), validation_hits_S=hits_S)
+    is_kept = refined.validation_accuracy >= teacher.validation_accuracy and math.isfinite(loss)
     exchange.notes = {
         "accuracy_before": teacher.validation_accuracy,
-        "refined_accuracy": accuracy,
+        "refined_accuracy": refined.validation_accuracy,
         "refined_kept": is_kept,
         "ensemble_teacher_kl_nats": divergence,
     }
     if not is_kept:
         return
-    exchange.teacher = dataclasses.replace(teacher, model=model.eval(), validation_hits_S=hits_S)
-    _relabel(exchange, exchange.teacher)
+    exchange.teacher = refined
+    _relabel(exchange, refined)
 
 
 def _as_member(exchange: Exchange, labels_SC: np.ndarray) -> Contribution:

@@ -88,9 +88,8 @@ def test_killed_at_random_points_it_resumes_to_the_identical_ending(
         num_rounds = load_state(run_dir).round
         life = warm.start(*resuming(run_dir))
         assert life.end() == 0, life.log.read_text()
-        assert (
-            life.log.read_text().count("\nround ") == num_expected - num_rounds
-        )  # what was committed is not redone
+        # What was committed is not redone.
+        assert life.log.read_text().count("\nround ") == num_expected - num_rounds
         assert ending(run_dir) == expected, f"killed {moment * seconds:.2f} s after its start"
         whole(run_dir)
         assert not list(run_dir.glob(".*"))
