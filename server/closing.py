@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from flwr.serverapp import Grid
 
-from common.config import Config, FederationConfig
+from common.config import Config
 from common.seeding import stream
 from common.wire import predictions_from_proto
 from protos.fedstill.v1 import fleet_pb2
@@ -78,24 +78,23 @@ def find_uncompressed(node: NodeState) -> float | None:
     return accuracy
 
 
-def _count_learned(node: NodeState, federation: FederationConfig) -> int:
-    # A round beyond the configured ones only takes an average over.
-    return count_rounds(node) - (node.base_round > federation.num_rounds)
-
-
 def _train_controls(grid: Grid, strategy: FedDistill, chosen: list[str], observe: Observer) -> None:
     config, state, truth = strategy.config, strategy.state, strategy.truth
-    num_rounds = {node_id: _count_learned(state.nodes[node_id], config.federation) for node_id in chosen}
+    nodes = {node_id: state.nodes[node_id] for node_id in chosen}
+    num_rounds = {
+        node_id: count_rounds(node) - (not strategy.learns_in(node.base_round))
+        for node_id, node in nodes.items()
+    }
     requests = {
         node_id: fleet_pb2.ControlRequest(
             run_id=state.run_id,
             labels=strategy.publication.source(),
-            plan=strategy.planner.plan(state.nodes[node_id]),
+            plan=strategy.planner.plan(nodes[node_id]),
             hyperparameters=plan_training(config, num_steps=strategy.num_steps * num_rounds[node_id]),
             input=strategy.publication.input(),
             seed=config.seed,
             num_uncompressed_rounds=0
-            if find_uncompressed(state.nodes[node_id]) is not None
+            if find_uncompressed(nodes[node_id]) is not None
             else num_rounds[node_id],
             skips_local=config.federation.scheme == "local",
         )

@@ -153,7 +153,7 @@ def _repeatable_bytes(message: Any, *left_out: str) -> int:
     return int(copy.ByteSize())
 
 
-def account_traffic(node: NodeState, score: ReplyScore, publication: Publication) -> None:
+def account_traffic(node: NodeState, score: ReplyScore, publication: Publication, *, learned: bool) -> None:
     """Adds what this node alone, on its own device, would have moved for a task.
 
     Every array counts once per node, whatever a shared cache spared. The node's line
@@ -163,6 +163,7 @@ def account_traffic(node: NodeState, score: ReplyScore, publication: Publication
         node: The node's account; changed in place.
         score: The accepted answer.
         publication: The arrays that the task referred to.
+        learned: The node learned in it, as FedAvg would have for two models moved.
     """
     if score.figures["state_reset"]:
         node.num_state_resets += 1
@@ -186,8 +187,8 @@ def account_traffic(node: NodeState, score: ReplyScore, publication: Publication
     node.public_sample_bytes += samples
     node.evaluation_bytes += predictions
     node.wire_bytes += score.figures["wire_bytes"]
-    if not (score.figures["distillation_loss"] is None and score.figures["private_loss"] is None):
-        node.fedavg_bytes += 2 * score.figures["fp32_bytes"]  # of a round that learned
+    if learned:
+        node.fedavg_bytes += 2 * score.figures["fp32_bytes"]
     node.report = score.figures | {
         "bytes_down": down,
         "bytes_up": score.report_bytes + sent,

@@ -199,6 +199,10 @@ class FedDistill(Strategy):
     def _wants_upload(self, round_number: int) -> bool:
         return self._conclude is not None and round_number < self._last_round
 
+    def learns_in(self, round_number: int) -> bool:
+        """Says whether nodes learn in a round: in the last one of `weights` they take an average over."""
+        return self.config.federation.scheme != "weights" or self._wants_upload(round_number)
+
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
@@ -229,7 +233,12 @@ class FedDistill(Strategy):
         if self._receive is not None and self._wants_upload(response.round):
             score = replace(score, contribution=self._receive(response))
         node.host = response.host
-        account_traffic(node, score, self.planner.publication_of(node, publication))
+        account_traffic(
+            node,
+            score,
+            self.planner.publication_of(node, publication),
+            learned=self.learns_in(response.round),
+        )
         if self._stage is not None:
             self._stage(score)
             score = score.without_predictions()
