@@ -1,4 +1,4 @@
-"""A real browser for what people look at."""
+"""A real browser for what people look at, and the metrics of a run as they are served."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from server.metrics import MetricsEndpoint, RunMetrics
 
 CHROMIUM = Path("/usr/bin/chromium")
 CHROMIUM_ARGS = [
@@ -35,3 +37,16 @@ def browser() -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=CHROMIUM_ARGS)
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def metrics() -> RunMetrics:
+    return RunMetrics(max_node_series=10_000, run_id="digits-1", clock=lambda: 1000.0)
+
+
+@pytest.fixture
+def endpoint(metrics: RunMetrics) -> Iterator[MetricsEndpoint]:
+    endpoint = MetricsEndpoint(metrics, host="127.0.0.1", port=0)
+    endpoint.start()
+    yield endpoint
+    endpoint.stop()
