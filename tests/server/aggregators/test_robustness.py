@@ -8,6 +8,7 @@ from hypothesis.extra import numpy as hnp
 
 from server.aggregators import AggregatorOptions, get_aggregator
 from server.aggregators.admission import MAX_LOGIT
+from tests.server.aggregators.ensembles import softmax
 
 ROBUST = ["cronus", "geometric_median", "median", "trimmed_mean"]
 every_robust = pytest.mark.parametrize("name", ROBUST)
@@ -20,11 +21,6 @@ SUBTLE, GROSS = (
     hnp.arrays(np.float32, (2, 2, 4), elements=st.floats(-size, size, width=32)) for size in (10, MAX_LOGIT)
 )
 COLLUDING = SUBTLE | GROSS | SUBTLE.map(lambda rows: rows[[0, 0]]) | GROSS.map(lambda rows: rows[[0, 0]])
-
-
-def softmax(logits):
-    exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
-    return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
 def aggregate(name, logits):
