@@ -1,0 +1,96 @@
+"""`fedstill simulate`: mistakes end in one clear line, and a run folder is named after its run."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def run_cli(
+    command: list[str], quick: list[str], overrides: list[str], capsys: pytest.CaptureFixture[str]
+) -> tuple[int, str]:
+    from server.cli import run
+
+    arguments = [*command, *quick, *(part for item in overrides for part in ("--set", item))]
+    before = sys.argv
+    sys.argv = ["fedstill", *arguments]
+    try:
+        code = run()
+    finally:
+        sys.argv = before
+    lines = capsys.readouterr().err.splitlines()
+    return code, "\n".join(line for line in lines if line.startswith("fedstill:"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.source=nowhere"], "nowhere"),
+        (["federation.scheme=teachr"], "did you mean 'teacher'"),
+        (["distill.loss=lk"], "did you mean 'kl'"),
+        (["exchange.codec=lp9"], "did you mean 'lp8'"),
+        (["federation.partitioner=dirichle"], "dirichlet"),
+        (["student.model=cnn-tinny"], "did you mean 'cnn-tiny'"),
+        (["federation.num_nodes=5000"], "node"),
+        (["teacher.checkpoint=missing.safetensors"], "missing.safetensors"),
+    ],
+)
+def test_mistakes_end_before_the_first_round_with_one_clear_line(
+    overrides: list[str],
+    message: str,
+    quick_overrides: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = ["simulate", "--grid", "local", "--run-dir", str(tmp_path / "run")]
+    code, error = run_cli(command, quick_overrides, overrides, capsys)
+    assert code == 2
+    assert message in error
+    assert len(error.strip().splitlines()) == 1
+    assert "Traceback" not in error
+
+
+def test_taken_port_is_named_with_the_remedy(
+    quick_overrides: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, error = run_cli(
+            ["simulate", "--grid", "local", "--run-dir", str(tmp_path / "run")],
+            quick_overrides,
+            [f"exchange.port={port}"],
+            capsys,
+        )
+    assert code == 2
+    assert str(port) in error
+    assert "exchange.port" in error
+
+
+def test_default_folder_is_named_after_the_run(
+    tmp_path: Path,
+    quick_overrides: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    more = ["federation.num_rounds=1", "federation.control_fraction=0.0"]
+    code, _ = run_cli(["simulate", "--grid", "local"], quick_overrides, more, capsys)
+    assert code == 0
+    (run_dir,) = (tmp_path / "runs").iterdir()
+    assert json.loads((run_dir / "summary.json").read_text())["run_id"] == run_dir.name
+
+
+def test_mistake_leaves_no_run_folder_behind(
+    tmp_path: Path, quick_overrides: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_cli(
+        ["simulate", "--grid", "local", "--run-dir", str(tmp_path / "run")],
+        quick_overrides,
+        ["data.source=nowhere"],
+        capsys,
+    )
+    assert not (tmp_path / "run").exists()
