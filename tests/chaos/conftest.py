@@ -61,10 +61,11 @@ class Life:
 
 
 class Warm:
-    """Starts coordinators; see `warm.py`. One at a time per instance."""
+    """Starts coordinators; see `warm.py`. One at a time per instance: what a failed test left is ended."""
 
     def __init__(self, folder: Path, home: Path) -> None:
         self.home, self._folder, self._num_lives = home, folder, 0
+        self._life: Life | None = None
         self._process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("warm.py"))],
             cwd=ROOT,
@@ -78,11 +79,14 @@ class Warm:
         assert self._answers.readline() == b"ready\n"
 
     def start(self, *arguments: str) -> Life:
+        if self._life:
+            self._life.kill()
         self._num_lives += 1
         log = self._folder / f"life-{self._num_lives}.log"
         self._requests.write(json.dumps({"arguments": arguments, "log": str(log)}).encode() + b"\n")
         self._requests.flush()
-        return Life(int(self._answers.readline()), log, self._answers)
+        self._life = Life(int(self._answers.readline()), log, self._answers)
+        return self._life
 
     def close(self) -> None:
         self._requests.close()

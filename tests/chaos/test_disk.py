@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -49,11 +50,15 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path, *, but_bytes: int) -> Path:
-    """Takes all space of a disk but some."""
+    """Takes all space of a disk but some, also from those who are writing there."""
     filler = disk / ".filler"
-    free = shutil.disk_usage(disk).free
-    with filler.open("wb") as file:
-        file.write(bytes(max(0, free - but_bytes)))
+    with filler.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(65_536))
+        except OSError as error:
+            assert error.errno == errno.ENOSPC, error
+        file.truncate(max(0, file.tell() - but_bytes))
     return filler
 
 
