@@ -14,6 +14,8 @@ from tests.deployment import open_site
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+# Ray's actors stand back for everything else, and beside other tests they would stand back for good.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 QUICK = (
     "teacher.num_epochs=6",
