@@ -85,6 +85,9 @@ def collect(
 ) -> int:
     """Waits until enough nodes answered, all answered, or the deadline passed.
 
+    It looks a last time when the deadline is over, for what expired with it: whose task
+    is gone owes nothing any more, and may get the next.
+
     Args:
         grid: The grid that the messages went through.
         mailbox: What is pending, older rounds included.
@@ -102,9 +105,11 @@ def collect(
     end = time.monotonic() + deadline_seconds
     waiting = dict(sent)
     num_good = 0
-    while waiting and num_good < num_needed and not (deadline_seconds and time.monotonic() > end):
+    is_over = False
+    while waiting and num_good < num_needed and not is_over:
         meanwhile()
         asked = time.monotonic()
+        is_over = bool(deadline_seconds) and asked > end
         replies = list(grid.pull_messages(list(mailbox.pending)))
         for reply in replies:
             message_id = reply.metadata.reply_to_message_id
@@ -118,7 +123,7 @@ def collect(
             else:
                 on_late(round_number, node, reply)
                 waiting = {one: node for one, node in waiting.items() if one in mailbox.pending}
-        if not replies and time.monotonic() - asked < POLL_SECONDS / 2:
+        if not (replies or is_over) and time.monotonic() - asked < POLL_SECONDS / 2:
             time.sleep(POLL_SECONDS)  # our grids wait inside pull_messages, Flower's returns at once
     return len(waiting)
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pytest
 from flwr.app import Message
+from flwr.clientapp import ClientApp
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 
 from common.config import flatten, load_config
 from common.errors import RunError
 from protos.fedstill.v1 import fleet_pb2
-from server.events import NodeReported
+from server.events import NodeReported, RoundClosed
 from server.grids import LocalGrid
-from server.grids.hosting import refuse
+from server.grids.hosting import decode, refuse, stamp
 from server.publication import Publication
 from server.schemes import Contribution
 from tests.server.answering import (
@@ -123,6 +125,42 @@ def test_task_that_expired_is_unanswered_and_rests_its_node_as_slow_only_at_the_
     assert [(event.node_id, event.reason) for event in dropped(events)] == [("node-0001", "unanswered")]
     assert strategy.state.nodes["node-0001"].rest_reason == reason
     assert strategy.state.rounds[0]["num_dropped"] == 1
+
+
+class UnhurriedGrid(LocalGrid):
+    """Loses every task of one node, and says so to whoever asks when its time is over; asking takes long."""
+
+    def __init__(self, app: ClientApp, *, num_nodes: int, run_config: dict[str, Any]) -> None:
+        super().__init__(app, num_nodes=num_nodes, run_config=run_config)
+        self._lost: dict[str, tuple[Message, float]] = {}
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        message_ids = []
+        for message in messages:
+            if message.metadata.dst_node_id == 2 and message.metadata.message_type == "train":
+                message_ids.append(stamp(message))
+                self._lost[message_ids[-1]] = message, time.monotonic() + message.metadata.ttl
+            else:
+                message_ids += super().push_messages([message])
+        return message_ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        wanted, now = set(message_ids), time.monotonic()
+        replies = super().pull_messages(wanted)
+        for message_id in [one for one in wanted & self._lost.keys() if self._lost[one][1] < now]:
+            message, _ = self._lost.pop(message_id)
+            replies.append(decode(refuse(message, code=ErrorCode.MESSAGE_UNAVAILABLE, reason="it expired")))
+        time.sleep(0.4)
+        return replies
+
+
+def test_a_node_whose_task_expired_with_the_round_gets_the_next_one() -> None:
+    settings = ("federation.num_rounds=3", "federation.deadline_seconds=0.9")
+    strategy, _, events = federate(answering_app(), *settings)
+    config = load_config(overrides=["federation.num_nodes=4"])
+    strategy.start(UnhurriedGrid(answering_app(), num_nodes=4, run_config=flatten(config)))
+    closed = [(event.num_sampled, event.num_dropped) for event in events if isinstance(event, RoundClosed)]
+    assert closed == [(4, 1)] * 3
 
 
 def test_late_answers_weigh_less_where_that_is_wanted() -> None:
