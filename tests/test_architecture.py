@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -38,3 +39,10 @@ def test_predict_runs_on_the_base_install(module: str) -> None:
 def test_reading_the_configuration_takes_no_torch() -> None:
     done = run_blocked("import server.cli, common.config", ["torch", "ray"])
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif("PYTEST_XDIST_WORKER" not in os.environ, reason="groups are for tests side by side")
+@pytest.mark.xdist_group("any")
+def test_tests_of_a_group_are_kept_on_one_worker(request: pytest.FixtureRequest) -> None:
+    # Where pytest and xdist do not fit, groups are passed over without a word, and each worker starts Ray.
+    assert request.node.nodeid.endswith("@any")
