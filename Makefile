@@ -16,8 +16,8 @@ dashboard: setup  ## a web page of the runs in runs/, until interrupted; ARGS="-
 	$(BIN)/fedstill dashboard $(ARGS)
 
 test: setup  ## run the tests; ARGS="-k name" selects
-	$(BIN)/python -m pytest -n $${PYTEST_WORKERS:-2} --dist loadgroup -m "not alone" $(ARGS)
-	$(if $(ARGS),,$(BIN)/python -m pytest -m alone tests/e2e tests/chaos)
+	$(BIN)/python -m pytest -n $${PYTEST_WORKERS:-2} --dist loadgroup -m "not deployment" $(ARGS)
+	$(if $(ARGS),,$(BIN)/python -m pytest -n 2 --dist loadgroup -m deployment tests/e2e tests/chaos)
 
 check: setup  ## format, lint, types, import contracts, protos, documents
 	$(BIN)/ruff format --check .

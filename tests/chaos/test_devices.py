@@ -28,7 +28,7 @@ from tests.deployment import (
     wait_until,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone]
+pytestmark = [pytest.mark.slow, pytest.mark.deployment]
 TASK = "flwr-clientapp"
 NODES = ("device-a", "device-b")
 # Shorter than Flower takes to call a silent node gone, so that the deadline is what ends a round.
@@ -62,6 +62,7 @@ def wait_for_work(
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.xdist_group("deployment-2")
 def test_killed_parts_come_back_and_the_run_goes_on(
     site: dict[str, str], tmp_path: Path, whole: Callable[[Path], None]
 ) -> None:
@@ -119,6 +120,7 @@ def test_killed_parts_come_back_and_the_run_goes_on(
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.xdist_group("deployment-1")
 def test_frozen_device_costs_its_rounds_and_a_bad_link_to_flower_costs_none(
     site: dict[str, str], tmp_path: Path, whole: Callable[[Path], None]
 ) -> None:

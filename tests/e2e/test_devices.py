@@ -13,7 +13,7 @@ import pytest
 from server.authority import init_authority
 from tests.deployment import BIN, coordinator, find_run, free_port, start_devices, started
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone]
+pytestmark = [pytest.mark.slow, pytest.mark.deployment, pytest.mark.xdist_group("deployment-1")]
 
 
 def fedstill(folder: Path, *words: object) -> None:
