@@ -16,6 +16,8 @@ from common.config import load_config
 from server.events import Event, RunFinished
 from server.simulate import simulate
 
+pytestmark = pytest.mark.xdist_group("prometheus")  # what they share takes long to make
+
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 
 # Expressions that a sound run of virtual nodes answers with nothing, and why.

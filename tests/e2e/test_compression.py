@@ -16,6 +16,8 @@ from server.checkpoints import load_state
 from server.simulate import simulate
 from server.summary import Summary
 
+pytestmark = pytest.mark.xdist_group("compression")  # what they share takes long to make
+
 SMALL = (
     "teacher.num_epochs=6",
     "distill.num_epochs=4",

@@ -18,6 +18,8 @@ from server.cli import run
 from server.events import Event, NodePlanned, RoundClosed
 from server.simulate import simulate
 
+pytestmark = pytest.mark.xdist_group("fleet")  # what they share takes long to make
+
 OVERRIDES = [
     "teacher.num_epochs=6",
     "teacher.num_threads=1",

@@ -19,6 +19,8 @@ from server.schemes import SCHEMES
 from server.simulate import simulate
 from server.summary import Summary
 
+pytestmark = pytest.mark.xdist_group("schemes")  # what they share takes long to make
+
 OVERRIDES = (
     "teacher.num_epochs=12",
     "teacher.num_threads=1",

@@ -23,6 +23,8 @@ from common.onnx_export import trace_model
 from common.runtimes.executorch_program import EXECUTORCH, MODEL_FILE
 from common.training import predict_logits
 
+pytestmark = pytest.mark.xdist_group("pte")  # what they share takes long to make
+
 HAS_EDGE = all(importlib.util.find_spec(name) for name in ("executorch", "torchao"))
 
 

@@ -21,6 +21,8 @@ from server.compare.folder import inspect_run, run_folder
 from server.compare.records import COMPARISON_FILE, read_comparison
 from server.summary import read_summary
 
+pytestmark = pytest.mark.xdist_group("compare")  # what they share takes long to make
+
 QUICK = ("teacher.num_epochs=2", "teacher.num_threads=1", "teacher.min_accuracy=0.0", "distill.num_epochs=1")
 QUICK += ("federation.num_nodes=3", "federation.num_rounds=1", "federation.control_fraction=0.0")
 QUICK += ("data.num_server=200", "data.num_public=100", "teacher.model=cnn-small")
