@@ -17,6 +17,8 @@ from server.checkpoints import STATE_FILE, load_state
 
 # The long form is FEDSTILL_CHAOS_KILLS=50.
 NUM_KILLS = int(os.environ.get("FEDSTILL_CHAOS_KILLS", "8"))
+# Runs until one is still at work when it is to be killed.
+NUM_ATTEMPTS = 10
 SHARES = (
     {"ensemble": 0.75, "teacher": 0.25}
     if NUM_KILLS < 20
@@ -72,12 +74,18 @@ def test_killed_at_random_points_it_resumes_to_the_identical_ending(
     num_expected = 5 + (scheme == "weights")
     assert len(expected["rounds"]) == num_expected
 
-    num_kills, num_landed = round(NUM_KILLS * SHARES[scheme]), 0
+    num_kills = round(NUM_KILLS * SHARES[scheme])
     moments = (np.arange(num_kills) + np.random.default_rng(11).random(num_kills)) / num_kills
     for index, moment in enumerate(moments):
-        run_dir = tmp_path / f"killed-{index}"
-        life = warm.start(*arguments(run_dir, override))
-        num_landed += not life.is_over(moment * seconds)
+        for attempt in range(NUM_ATTEMPTS):
+            run_dir = tmp_path / f"killed-{index}-{attempt}"
+            begin = time.monotonic()
+            life = warm.start(*arguments(run_dir, override))
+            if not life.is_over(moment * seconds):
+                break
+            seconds = time.monotonic() - begin  # the machine has less else to do than before
+        else:
+            pytest.fail(f"{NUM_ATTEMPTS} runs were over before {moment:.0%} of the last one's time")
         life.kill()
         whole(run_dir)
         if not (run_dir / STATE_FILE).exists():
@@ -94,7 +102,6 @@ def test_killed_at_random_points_it_resumes_to_the_identical_ending(
         whole(run_dir)
         assert not list(run_dir.glob(".*"))
         assert not psutil.pid_exists(life.pid)
-    assert num_landed >= num_kills / 2, f"only {num_landed} of {num_kills} came before the run was over"
 
 
 def test_a_second_coordinator_on_a_run_folder_is_refused_with_one_line(
