@@ -61,6 +61,7 @@ def federate(
     *overrides: str,
     teacher_hits_S: np.ndarray | None = None,
     state: FederationState | None = None,
+    grid_type: type[LocalGrid] = LocalGrid,
 ) -> tuple[FedDistill, LocalGrid, list[Event]]:
     config: Config = load_config(overrides=["federation.num_nodes=4", "federation.num_rounds=2", *overrides])
     events: list[Event] = []
@@ -81,7 +82,7 @@ def federate(
         num_public=32,
         observe=events.append,
     )
-    return strategy, LocalGrid(app, num_nodes=4, run_config=flatten(config)), events
+    return strategy, grid_type(app, num_nodes=4, run_config=flatten(config)), events
 
 
 def dropped(events: list[Event]) -> list[ReplyDropped]:

@@ -12,7 +12,6 @@ from flwr.app import Message
 from flwr.clientapp import ClientApp
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 
-from common.config import flatten, load_config
 from common.errors import RunError
 from protos.fedstill.v1 import fleet_pb2
 from server.events import NodeReported, RoundClosed
@@ -119,9 +118,10 @@ def test_task_that_expired_is_unanswered_and_rests_its_node_as_slow_only_at_the_
     deadline_seconds: float, reason: str
 ) -> None:
     settings = ("federation.rest_after=1", f"federation.deadline_seconds={deadline_seconds}")
-    strategy, _, events = federate(answering_app(), "federation.num_rounds=1", *settings)
-    config = load_config(overrides=["federation.num_nodes=4"])
-    strategy.start(ExpiringGrid(answering_app(), num_nodes=4, run_config=flatten(config)))
+    strategy, grid, events = federate(
+        answering_app(), "federation.num_rounds=1", *settings, grid_type=ExpiringGrid
+    )
+    strategy.start(grid)
     assert [(event.node_id, event.reason) for event in dropped(events)] == [("node-0001", "unanswered")]
     assert strategy.state.nodes["node-0001"].rest_reason == reason
     assert strategy.state.rounds[0]["num_dropped"] == 1
@@ -156,9 +156,8 @@ class UnhurriedGrid(LocalGrid):
 
 def test_a_node_whose_task_expired_with_the_round_gets_the_next_one() -> None:
     settings = ("federation.num_rounds=3", "federation.deadline_seconds=0.9")
-    strategy, _, events = federate(answering_app(), *settings)
-    config = load_config(overrides=["federation.num_nodes=4"])
-    strategy.start(UnhurriedGrid(answering_app(), num_nodes=4, run_config=flatten(config)))
+    strategy, grid, events = federate(answering_app(), *settings, grid_type=UnhurriedGrid)
+    strategy.start(grid)
     closed = [(event.num_sampled, event.num_dropped) for event in events if isinstance(event, RoundClosed)]
     assert closed == [(4, 1)] * 3
 
