@@ -32,8 +32,8 @@ bench: setup  ## every benchmark, one after the other
 
 generate: setup  ## write generated code, Flower's run configuration and the summary's schema
 	$(BIN)/python protos/generate.py
-	$(BIN)/python -m server.generate
-	$(BIN)/python -m server.metrics
+	$(BIN)/python -m fedstill.server.generate
+	$(BIN)/python -m fedstill.server.metrics
 	$(BIN)/python deploy/grafana/build.py
 
 format: setup

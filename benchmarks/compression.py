@@ -41,11 +41,11 @@ import torch
 from torch.nn import functional
 
 from benchmarks.compression_peers import Peer, measure_peers
-from common.artefact import read_artefact
-from common.config import DataConfig
-from common.datasets import load_dataset
-from common.models import build_model
-from common.training import (
+from fedstill.common.artefact import read_artefact
+from fedstill.common.config import DataConfig
+from fedstill.common.datasets import load_dataset
+from fedstill.common.models import build_model
+from fedstill.common.training import (
     Optimisation,
     deterministic,
     fit,
@@ -54,9 +54,9 @@ from common.training import (
     shuffled_batches,
     steps_per_epoch,
 )
-from server.compress import Budget, Front, Request, compress_model, print_front
-from server.compress.material import load_material
-from server.compress.records import Material, Row
+from fedstill.server.compress import Budget, Front, Request, compress_model, print_front
+from fedstill.server.compress.material import load_material
+from fedstill.server.compress.records import Material, Row
 
 VALIDATION_FRACTION = 0.15
 NUM_RELOADED = 64
@@ -175,7 +175,7 @@ def count_reloaded(front: Front, output_dir: Path, x_S: np.ndarray) -> int:
     np.save(samples, x_S[:NUM_RELOADED], allow_pickle=False)
     code = (
         "import hashlib, sys, numpy as np\nfrom pathlib import Path\n"
-        "from common.artefact import read_artefact\n"
+        "from fedstill.common.artefact import read_artefact\n"
         "logits = read_artefact(Path(sys.argv[1])).predict(np.load(sys.argv[2], allow_pickle=False))\n"
         "print(hashlib.sha256(logits.tobytes()).hexdigest())"
     )

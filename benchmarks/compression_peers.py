@@ -18,14 +18,14 @@ import torch_pruning
 from onnxruntime.quantization import CalibrationDataReader, quantize_dynamic, quantize_static
 from torch import nn
 
-from common.compressors import CompressionPlan, without_compression
-from common.onnx_export import trace_model
-from common.runtime import measure_latency, open_graph
-from common.training import load_weights, save_weights
-from server.compress.given import export_graph, predict_all
-from server.compress.plans import training_part
-from server.compress.records import Budget, Material
-from server.compress.training import train_plan
+from fedstill.common.compressors import CompressionPlan, without_compression
+from fedstill.common.inference import measure_latency, open_graph
+from fedstill.common.onnx_export import trace_model
+from fedstill.common.training import load_weights, save_weights
+from fedstill.server.compress.given import export_graph, predict_all
+from fedstill.server.compress.plans import training_part
+from fedstill.server.compress.records import Budget, Material
+from fedstill.server.compress.training import train_plan
 
 Predict = Callable[[np.ndarray], np.ndarray]
 

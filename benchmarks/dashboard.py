@@ -32,8 +32,8 @@ import psutil
 from playwright.sync_api import sync_playwright
 
 from benchmarks.fleet_folder import FleetFolder, make_finished_run
-from server.dashboard import make_app
-from server.dashboard.serving import make_server
+from fedstill.server.dashboard import make_app
+from fedstill.server.dashboard.serving import make_server
 
 CHROMIUM = "/usr/bin/chromium"
 CHROMIUM_ARGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]

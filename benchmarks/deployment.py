@@ -34,9 +34,9 @@ from typing import Any
 
 import numpy as np
 
-from common.config import DataConfig
-from common.datasets import load_dataset
-from common.errors import RunError, UsageError
+from fedstill.common.config import DataConfig
+from fedstill.common.datasets import load_dataset
+from fedstill.common.errors import RunError, UsageError
 
 BIN = Path(sys.executable).parent
 NUM_SERVER, NUM_EVALUATION = 4000, 2000

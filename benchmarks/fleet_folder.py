@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from common.config import Config, load_config, to_toml
-from common.files import write_text_atomically
-from server.checkpoints import STATE_FILE, FederationState, NodeState, commit_state, hold_folder
-from server.events import (
+from fedstill.common.config import Config, load_config, to_toml
+from fedstill.common.files import write_text_atomically
+from fedstill.server.federation.summarise import TeacherFacts, write_summary
+from fedstill.server.metrics import MetricsEndpoint, RunMetrics, watch_run_folder
+from fedstill.server.run.events import (
     LabelsPublished,
     NodeClosed,
     NodeReported,
@@ -30,9 +31,8 @@ from server.events import (
     TeacherReady,
     broadcast,
 )
-from server.logs import open_log
-from server.metrics import MetricsEndpoint, RunMetrics, watch_run_folder
-from server.summarise import TeacherFacts, write_summary
+from fedstill.server.run.logs import open_log
+from fedstill.server.run.state import STATE_FILE, FederationState, NodeState, commit_state, hold_folder
 
 FAMILIES = ("cnn-tiny", "cnn-small", "mlp-small", "mlp-tiny")
 SIZES = (9_000, 31_000, 7_400, 4_100)

@@ -34,7 +34,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
 
-from server.grids import RayGrid
+from fedstill.server.grids import RayGrid
 
 NUM_BYTES = 10_000
 NUM_WARM_UPS = 2

@@ -32,12 +32,12 @@ from typing import Any
 import numpy as np
 import psutil
 
-from common.config import DataConfig, load_config
-from common.datasets import load_dataset
-from common.errors import UsageError
-from server.events import Event, NodeReported, PhaseEnded, RoundClosed
-from server.simulate import simulate
-from server.units import format_bytes
+from fedstill.common.config import DataConfig, load_config
+from fedstill.common.datasets import load_dataset
+from fedstill.common.errors import UsageError
+from fedstill.server.display.units import format_bytes
+from fedstill.server.run.events import Event, NodeReported, PhaseEnded, RoundClosed
+from fedstill.server.simulate import simulate
 
 SETTINGS = (
     "data.num_server=3000",

@@ -34,11 +34,11 @@ from typing import Any
 import grpc
 import numpy as np
 
-from clients.labels import LabelCache
-from clients.labels.channels import SERVICE
-from clients.labels.transport import OPTIONS
-from protos.fedstill.v1 import labels_pb2
-from server.labels import LabelService, LabelStore
+from fedstill.clients.labels import LabelCache
+from fedstill.clients.labels.channels import SERVICE
+from fedstill.clients.labels.transport import OPTIONS
+from fedstill.protos.fedstill.v1 import labels_pb2
+from fedstill.server.labels import LabelService, LabelStore
 
 _MEBIBYTE = 1_048_576
 _RATIOS = ("stream", "cache")

@@ -10,21 +10,21 @@ from pathlib import Path
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from clients.closing import close_run
-from clients.controls import train_control
-from clients.fetching import NodeContext
-from clients.labels import LabelCache, Transport
-from clients.node_config import CERTIFICATES_DIR, PROFILE
-from clients.node_store import NodeStore
-from clients.private import digest_private, load_private, name_node
-from clients.tasks import run_task
-from common.certificates import read_credentials, sign_hello
-from common.config import Config, Scalar, from_run_config
-from common.devices import load_profile
-from common.errors import RunError
-from common.files import default_home
-from common.wire import pack, profile_to_proto, unpack
-from protos.fedstill.v1 import fleet_pb2
+from fedstill.clients.closing import close_run
+from fedstill.clients.controls import train_control
+from fedstill.clients.fetching import NodeContext
+from fedstill.clients.labels import LabelCache, Transport
+from fedstill.clients.node_config import CERTIFICATES_DIR, PROFILE
+from fedstill.clients.node_store import NodeStore
+from fedstill.clients.private import digest_private, load_private, name_node
+from fedstill.clients.tasks import run_task
+from fedstill.common.certificates import read_credentials, sign_hello
+from fedstill.common.config import Config, Scalar, from_run_config
+from fedstill.common.devices import load_profile
+from fedstill.common.errors import RunError
+from fedstill.common.files import default_home
+from fedstill.common.wire import pack, profile_to_proto, unpack
+from fedstill.protos.fedstill.v1 import fleet_pb2
 
 app = ClientApp()
 

@@ -11,11 +11,11 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from common.devices import DeviceProfile, Link, Runtime, Speed
-from common.devices.suite import HostSpeed, run_suite
-from common.errors import UsageError
-from common.files import default_home
-from common.runtime import describe_host
+from fedstill.common.devices import DeviceProfile, Link, Runtime, Speed
+from fedstill.common.devices.suite import HostSpeed, run_suite
+from fedstill.common.errors import UsageError
+from fedstill.common.files import default_home
+from fedstill.common.inference import describe_host
 
 DISK_BYTES = 8 << 20
 TRAINING_STEPS = 12
@@ -107,7 +107,7 @@ def measure_step() -> float | None:
     """Measures one optimiser step of a fixed student, 32 images, one thread; None without torch."""
     if importlib.util.find_spec("torch") is None:
         return None
-    from clients.bench_training import time_steps
+    from fedstill.clients.bench_training import time_steps
 
     return statistics.median(time_steps(TRAINING_STEPS))
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import torch
 from torch.nn import functional
 
-from common.models import InputSpec, build_model
-from common.training import Optimisation, deterministic, fit
+from fedstill.common.models import InputSpec, build_model
+from fedstill.common.training import Optimisation, deterministic, fit
 
 _BATCH_SIZE = 32
 _NUM_WARMUP = 3

@@ -6,8 +6,15 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.certificates import FLOWER_KEY, NODE_SETTINGS, find_fault, name_of, read_clock, read_credentials
-from common.errors import UsageError
+from fedstill.common.certificates import (
+    FLOWER_KEY,
+    NODE_SETTINGS,
+    find_fault,
+    name_of,
+    read_clock,
+    read_credentials,
+)
+from fedstill.common.errors import UsageError
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from common.files import write_text_atomically
-from protos.fedstill.v1 import fleet_pb2
+from fedstill.common.files import write_text_atomically
+from fedstill.protos.fedstill.v1 import fleet_pb2
 
 CHOICE_FILE = "choice.json"
 

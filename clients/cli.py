@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from common.console import exit_with, run_command
-from common.errors import EXIT_DONE, EXIT_FAILED, UsageError
+from fedstill.common.console import exit_with, run_command
+from fedstill.common.errors import EXIT_DONE, EXIT_FAILED, UsageError
 
 cli = typer.Typer(
     name="fedstill-node",
@@ -37,7 +37,7 @@ def predict(
     threads: Annotated[int, typer.Option(min=1, help="threads that run the model")] = 1,
 ) -> None:
     """Predict a class for each sample of DATA."""
-    from clients.predict import predict_file
+    from fedstill.clients.predict import predict_file
 
     num_samples, accuracy = predict_file(
         artefact,
@@ -65,9 +65,9 @@ def install(
     min_accuracy: Annotated[float, typer.Option(min=0, max=1, help="what it has to reach")] = 0.0,
 ) -> None:
     """Serve an artefact from now on, if it passes the canary; the one before is kept."""
-    from clients.predict import read_for_artefact
-    from clients.serving import Canary, install_artefact
-    from common.artefact import read_artefact
+    from fedstill.clients.predict import read_for_artefact
+    from fedstill.clients.serving import Canary, install_artefact
+    from fedstill.common.artefact import read_artefact
 
     trial = None
     if canary:
@@ -84,7 +84,7 @@ def rollback(
     serving: Annotated[Path, typer.Argument(help="serving folder that install filled")],
 ) -> None:
     """Serve the artefact before the present one again."""
-    from clients.serving import roll_back
+    from fedstill.clients.serving import roll_back
 
     typer.echo(f"{serving / 'current'} is {roll_back(serving).name[:12]} again")
 
@@ -108,8 +108,8 @@ def bench(
     home: Annotated[Path | None, typer.Option(help="label cache and node store; else the user's")] = None,
 ) -> None:
     """Measure this device with a small fixed suite: about five seconds."""
-    from clients.bench import Budgets, make_profile, measure_device
-    from common.devices import Link, profile_to_toml, write_profile
+    from fedstill.clients.bench import Budgets, make_profile, measure_device
+    from fedstill.common.devices import Link, profile_to_toml, write_profile
 
     link = None
     if link_bytes is not None:
@@ -152,8 +152,8 @@ def run_node(
     ] = False,
 ) -> None:
     """Take part in federations with this device's own data, until stopped."""
-    from clients.bundle import read_bundle
-    from clients.device import Device, check_device, run_device
+    from fedstill.clients.bundle import read_bundle
+    from fedstill.clients.device import Device, check_device, run_device
 
     if bundle is not None:
         found = read_bundle(bundle)
@@ -175,7 +175,7 @@ def doctor(
     bundle: Annotated[Path, typer.Option(help="folder that fedstill fleet add made")],
 ) -> int:
     """Check that this device can take part: its certificate, its coordinator, its data."""
-    from clients.doctor import examine
+    from fedstill.clients.doctor import examine
 
     findings = list(examine(bundle))
     for finding in findings:

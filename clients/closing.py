@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from clients.fetching import Fetcher, NodeContext
-from clients.labels import upload_artefact
-from clients.machine import name_machine
-from common.artefact import amend_manifest, list_artefact_files, read_artefact
-from common.runtime import measure_latency
-from protos.fedstill.v1 import fleet_pb2
+from fedstill.clients.fetching import Fetcher, NodeContext
+from fedstill.clients.labels import upload_artefact
+from fedstill.clients.machine import name_machine
+from fedstill.common.artefact import amend_manifest, list_artefact_files, read_artefact
+from fedstill.common.inference import measure_latency
+from fedstill.protos.fedstill.v1 import fleet_pb2
 
 
 def close_run(node: NodeContext, request: fleet_pb2.ClosingRequest) -> fleet_pb2.ClosingResponse:

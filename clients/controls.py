@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from torch import nn
 
-from clients.distil import train_alone
-from clients.fetching import Fetcher, NodeContext, fetch_labels, fetch_shared
-from clients.tasks import (
+from fedstill.clients.distil import train_alone
+from fedstill.clients.fetching import Fetcher, NodeContext, fetch_labels, fetch_shared
+from fedstill.clients.tasks import (
     design_student,
     learn_round,
     make_deadline,
@@ -18,14 +18,14 @@ from clients.tasks import (
     weights_seed,
     with_encoder,
 )
-from common.compressors import without_compression
-from common.runtime import open_graph, predict_probabilities
-from common.seeding import stream, stream_seed
-from common.students import StudentDesign, build_student, export_student
-from common.training import Optimisation, deterministic
-from common.views import open_views
-from common.wire import predictions_to_proto, views_from_proto
-from protos.fedstill.v1 import fleet_pb2
+from fedstill.common.compressors import without_compression
+from fedstill.common.inference import open_graph, predict_probabilities
+from fedstill.common.seeding import stream, stream_seed
+from fedstill.common.students import StudentDesign, build_student, export_student
+from fedstill.common.training import Optimisation, deterministic
+from fedstill.common.views import open_views
+from fedstill.common.wire import predictions_to_proto, views_from_proto
+from fedstill.protos.fedstill.v1 import fleet_pb2
 
 
 def train_control(node: NodeContext, request: fleet_pb2.ControlRequest) -> fleet_pb2.ControlResponse:

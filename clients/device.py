@@ -23,14 +23,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from clients.bundle import check_certificate
-from clients.node_config import CERTIFICATES_DIR, DATA_SOURCE, NODE_ID, PROFILE
-from clients.superlink import explain_end
-from common.certificates import CA_CERTIFICATE, FLOWER_KEY, is_loopback
-from common.devices import load_profile
-from common.errors import UsageError
-from common.files import default_home
-from common.flower import TASK_POLL, TASK_POLL_SECONDS
+from fedstill.clients.bundle import check_certificate
+from fedstill.clients.node_config import CERTIFICATES_DIR, DATA_SOURCE, NODE_ID, PROFILE
+from fedstill.clients.superlink import explain_end
+from fedstill.common.certificates import CA_CERTIFICATE, FLOWER_KEY, is_loopback
+from fedstill.common.devices import load_profile
+from fedstill.common.errors import UsageError
+from fedstill.common.files import default_home
+from fedstill.common.flower import TASK_POLL, TASK_POLL_SECONDS
 
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0

@@ -12,12 +12,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from clients.hints import Hint
-from clients.private import LabelledSamples
-from common.compressors.recovery import Recovery
-from common.losses import DistillLoss
-from common.training import Batch, Optimisation, TrainingGuest, device_of, fit, shuffled_batches
-from common.views import Views
+from fedstill.clients.hints import Hint
+from fedstill.clients.private import LabelledSamples
+from fedstill.common.compressors.recovery import Recovery
+from fedstill.common.losses import DistillLoss
+from fedstill.common.training import Batch, Optimisation, TrainingGuest, device_of, fit, shuffled_batches
+from fedstill.common.views import Views
 
 
 @dataclass(frozen=True)

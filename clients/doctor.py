@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from clients.bundle import read_bundle
-from clients.superlink import find_fault
-from common.certificates import NODE_CERTIFICATE, read_certificate, read_clock
-from common.datasets import read_samples
-from common.errors import UsageError
+from fedstill.clients.bundle import read_bundle
+from fedstill.clients.superlink import find_fault
+from fedstill.common.certificates import NODE_CERTIFICATE, read_certificate, read_clock
+from fedstill.common.datasets import read_samples
+from fedstill.common.errors import UsageError
 
 
 @dataclass(frozen=True)

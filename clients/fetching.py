@@ -7,20 +7,20 @@ from pathlib import Path
 
 import numpy as np
 
-from clients.distil import SoftLabels
-from clients.hints import Hint
-from clients.labels import FetchedArray, LabelCache, Transport
-from clients.node_store import NodeStore
-from clients.private import PrivateData, load_public_samples
-from clients.schemes import Rows
-from common.arrays import digest_array
-from common.config import Config
-from common.encoders import Encoder, encoder_from_json
-from common.errors import DigestError, ExchangeError
-from common.seeding import stream_seed
-from common.training import choose_device
-from common.views import Views
-from protos.fedstill.v1 import fleet_pb2
+from fedstill.clients.distil import SoftLabels
+from fedstill.clients.hints import Hint
+from fedstill.clients.labels import FetchedArray, LabelCache, Transport
+from fedstill.clients.node_store import NodeStore
+from fedstill.clients.private import PrivateData, load_public_samples
+from fedstill.clients.schemes import Rows
+from fedstill.common.arrays import digest_array
+from fedstill.common.config import Config
+from fedstill.common.encoders import Encoder, encoder_from_json
+from fedstill.common.errors import DigestError, ExchangeError
+from fedstill.common.seeding import stream_seed
+from fedstill.common.training import choose_device
+from fedstill.common.views import Views
+from fedstill.protos.fedstill.v1 import fleet_pb2
 
 
 @dataclass(frozen=True)

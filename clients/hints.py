@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from common.features import TAPS
-from common.losses import FEATURE_LOSSES, DistillLoss
+from fedstill.common.features import TAPS
+from fedstill.common.losses import FEATURE_LOSSES, DistillLoss
 
 Places = tuple[int, ...]
 

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from clients.schemes import Rows
-from common.compressors.structure import load_compressed
-from common.errors import CheckpointError, ExchangeError
+from fedstill.clients.schemes import Rows
+from fedstill.common.compressors.structure import load_compressed
+from fedstill.common.errors import CheckpointError, ExchangeError
 
 ROWS_FILE = "rows.npz"
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from common.artefact import Artefact, read_artefact
-from common.datasets import Samples, read_samples
-from common.errors import DataError
-from common.files import atomic_path
-from common.runtime import predict_probabilities
+from fedstill.common.artefact import Artefact, read_artefact
+from fedstill.common.datasets import Samples, read_samples
+from fedstill.common.errors import DataError
+from fedstill.common.files import atomic_path
+from fedstill.common.inference import predict_probabilities
 
 
 def predict_file(

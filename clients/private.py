@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from clients.node_config import DATA_SOURCE, NODE_ID
-from common.config import Config, DataConfig, FederationConfig
-from common.datasets import Dataset, Splits, cut_private, load_dataset, read_samples, split_dataset
-from common.encoders import Encoder
-from common.errors import DataError
-from common.models import InputSpec
-from common.seeding import stream
-from protos.fedstill.v1 import fleet_pb2
+from fedstill.clients.node_config import DATA_SOURCE, NODE_ID
+from fedstill.common.config import Config, DataConfig, FederationConfig
+from fedstill.common.datasets import Dataset, Splits, cut_private, load_dataset, read_samples, split_dataset
+from fedstill.common.encoders import Encoder
+from fedstill.common.errors import DataError
+from fedstill.common.models import InputSpec
+from fedstill.common.seeding import stream
+from fedstill.protos.fedstill.v1 import fleet_pb2
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import socket
 import ssl
 from pathlib import Path
 
-from common.certificates import (
+from fedstill.common.certificates import (
     CA_CERTIFICATE,
     NODE_CERTIFICATE,
     NODE_KEY,
@@ -15,7 +15,7 @@ from common.certificates import (
     read_clock,
     read_credentials,
 )
-from common.errors import UsageError
+from fedstill.common.errors import UsageError
 
 PROBE_SECONDS = 2.0
 # What an HTTP/2 client says first: its preface and empty settings.

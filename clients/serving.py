@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
-from common.artefact import MANIFEST_FILE, list_artefact_files, read_artefact
-from common.datasets import Samples
-from common.errors import ArtefactError, DataError, UsageError
-from common.runtime import predict_probabilities
+from fedstill.common.artefact import MANIFEST_FILE, list_artefact_files, read_artefact
+from fedstill.common.datasets import Samples
+from fedstill.common.errors import ArtefactError, DataError, UsageError
+from fedstill.common.inference import predict_probabilities
 
 CURRENT, PREVIOUS, RELEASES = "current", "previous", "releases"
 

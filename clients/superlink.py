@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from clients.bundle import check_certificate
-from clients.probing import connect, diagnose
-from common.errors import UsageError
+from fedstill.clients.bundle import check_certificate
+from fedstill.clients.probing import connect, diagnose
+from fedstill.common.errors import UsageError
 
 
 def find_fault(superlink: str, *, node_id: str, certificates: Path | None) -> str | None:

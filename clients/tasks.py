@@ -11,35 +11,35 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from clients.choice import choice_to_proto, read_choice, write_choice
-from clients.distil import Distillation, SoftLabels
-from clients.fetching import Fetcher, NodeContext, fetch_labels, fetch_shared
-from clients.labels import upload_array
-from clients.machine import name_machine
-from clients.node_store import read_rows, write_rows
-from clients.private import LabelledSamples, check_private, encode_private
-from clients.schemes import Lesson, Outcome, Rows, get_learner, settle
-from common.artefact import collect_files, digest_files, read_costs, write_artefact
-from common.compressors.exporting import ExportedModel
-from common.compressors.recovery import Recovery, make_recovery
-from common.devices.suite import measure_quiet_latency
-from common.encoders import Encoder
-from common.errors import ExchangeError
-from common.losses import get_loss
-from common.runtime import Predictor, open_graph, predict_probabilities
-from common.runtimes import get_runtime
-from common.seeding import stream, stream_seed
-from common.students import StudentDesign, build_student, describe_student, export_student
-from common.training import (
+from fedstill.clients.choice import choice_to_proto, read_choice, write_choice
+from fedstill.clients.distil import Distillation, SoftLabels
+from fedstill.clients.fetching import Fetcher, NodeContext, fetch_labels, fetch_shared
+from fedstill.clients.labels import upload_array
+from fedstill.clients.machine import name_machine
+from fedstill.clients.node_store import read_rows, write_rows
+from fedstill.clients.private import LabelledSamples, check_private, encode_private
+from fedstill.clients.schemes import Lesson, Outcome, Rows, get_learner, settle
+from fedstill.common.artefact import collect_files, digest_files, read_costs, write_artefact
+from fedstill.common.compressors.exporting import ExportedModel
+from fedstill.common.compressors.recovery import Recovery, make_recovery
+from fedstill.common.devices.suite import measure_quiet_latency
+from fedstill.common.encoders import Encoder
+from fedstill.common.errors import ExchangeError
+from fedstill.common.inference import Predictor, open_graph, predict_probabilities
+from fedstill.common.losses import get_loss
+from fedstill.common.runtimes import get_runtime
+from fedstill.common.seeding import stream, stream_seed
+from fedstill.common.students import StudentDesign, build_student, describe_student, export_student
+from fedstill.common.training import (
     Optimisation,
     deterministic,
     digest_weights,
     predict_logits,
     save_weights,
 )
-from common.views import Views, open_views
-from common.wire import input_from_proto, plan_from_proto, predictions_to_proto, views_from_proto
-from protos.fedstill.v1 import fleet_pb2
+from fedstill.common.views import Views, open_views
+from fedstill.common.wire import input_from_proto, plan_from_proto, predictions_to_proto, views_from_proto
+from fedstill.protos.fedstill.v1 import fleet_pb2
 
 
 class _Stopwatch:

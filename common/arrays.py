@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from google.protobuf.message import DecodeError
 
-from common.codecs import CODECS, get_codec
-from common.errors import DataError, DigestError, ExchangeError
-from protos.fedstill.v1 import labels_pb2
+from fedstill.common.codecs import CODECS, get_codec
+from fedstill.common.errors import DataError, DigestError, ExchangeError
+from fedstill.protos.fedstill.v1 import labels_pb2
 
 # gRPC's own default limit for a received message; manifests and chunks stay below it.
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024

@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.datasets import RAW_TASKS
-from common.encoders import Encoder, encoder_from_json
-from common.errors import ArtefactError, DataError
-from common.files import write_bytes_atomically, write_text_atomically
-from common.runtime import Predictor
-from common.runtimes import Runtime, get_runtime
-from common.runtimes.onnx_graph import MODEL_FILE
+from fedstill.common.datasets import RAW_TASKS
+from fedstill.common.encoders import Encoder, encoder_from_json
+from fedstill.common.errors import ArtefactError, DataError
+from fedstill.common.files import write_bytes_atomically, write_text_atomically
+from fedstill.common.inference import Predictor
+from fedstill.common.runtimes import Runtime, get_runtime
+from fedstill.common.runtimes.onnx_graph import MODEL_FILE
 
 FORMAT = 1
 MANIFEST_FILE = "manifest.json"

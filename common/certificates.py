@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from common.errors import AccessError, UsageError
+from fedstill.common.errors import AccessError, UsageError
 
 CA_CERTIFICATE = "ca.crt"
 SERVER_CERTIFICATE = "server.crt"

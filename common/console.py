@@ -10,7 +10,7 @@ import typer
 from click.exceptions import Abort, ClickException, NoSuchCommand
 from rich.console import Console
 
-from common.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, FedStillError
+from fedstill.common.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, FedStillError
 
 
 def run_command(app: typer.Typer, *, name: str) -> int:

@@ -1,6 +1,6 @@
 """What one prediction costs, apart from time: multiplications, and memory at its peak.
 
-`python -m common.costs ARTEFACT` measures the memory of an artefact in a process of its own.
+`python -m fedstill.common.costs ARTEFACT` measures the memory of an artefact in a process of its own.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from common.artefact import read_artefact
-from common.errors import FedStillError
-from common.runtimes import executorch_program
+from fedstill.common.artefact import read_artefact
+from fedstill.common.errors import FedStillError
+from fedstill.common.runtimes import executorch_program
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from common.models import InputSpec
+    from fedstill.common.models import InputSpec
 
 _STATUS = Path("/proc/self/status")
 _NUM_RUNS = 8
@@ -62,7 +62,13 @@ def measure_peak_memory(artefact_dir: Path) -> int | None:
         FedStillError: The artefact could not be run.
     """
     # -P: the folder that the command runs in may hold a `common` of its own.
-    command = [sys.executable, "-P", "-c", "from common.costs import main; main()", str(artefact_dir)]
+    command = [
+        sys.executable,
+        "-P",
+        "-c",
+        "from fedstill.common.costs import main; main()",
+        str(artefact_dir),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own code
     if done.returncode:
         cause = (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from common.errors import ConfigError
-from common.losses.attention import attention_map
-from common.views import Views
+from fedstill.common.errors import ConfigError
+from fedstill.common.losses.attention import attention_map
+from fedstill.common.views import Views
 
 
 def find_head(model: nn.Module) -> nn.Linear:

@@ -23,9 +23,9 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from common.errors import FedStillError
-from common.files import write_bytes_atomically
-from common.models import InputSpec
+from fedstill.common.errors import FedStillError
+from fedstill.common.files import write_bytes_atomically
+from fedstill.common.models import InputSpec
 
 INPUT_NAME = "samples"
 OUTPUT_NAME = "logits"

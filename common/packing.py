@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import zstandard
 
-from common.errors import ArtefactError
+from fedstill.common.errors import ArtefactError
 
 MAGIC = b"FSPK\x01"
 _LEVEL = 19

@@ -13,15 +13,15 @@ import onnx
 import torch
 from torch import nn
 
-from common.compressors import CompressionPlan
-from common.compressors.exporting import ExportedModel, ExportJob, export_model, serialise_graph
-from common.compressors.quantisers import quantised_weights
-from common.compressors.static_int8 import fold_constants
-from common.compressors.structure import reshape_model, shapes_of
-from common.models import InputSpec, build_model
-from common.onnx_export import recall_trace, swap_weights, trace_model
-from common.runtime import describe_host
-from common.training import count_bytes, count_parameters, deterministic
+from fedstill.common.compressors import CompressionPlan
+from fedstill.common.compressors.exporting import ExportedModel, ExportJob, export_model, serialise_graph
+from fedstill.common.compressors.quantisers import quantised_weights
+from fedstill.common.compressors.static_int8 import fold_constants
+from fedstill.common.compressors.structure import reshape_model, shapes_of
+from fedstill.common.inference import describe_host
+from fedstill.common.models import InputSpec, build_model
+from fedstill.common.onnx_export import recall_trace, swap_weights, trace_model
+from fedstill.common.training import count_bytes, count_parameters, deterministic
 
 
 @dataclass(frozen=True)

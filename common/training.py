@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from common.errors import CheckpointError, ConfigError, DataError
-from common.views import Views
+from fedstill.common.errors import CheckpointError, ConfigError, DataError
+from fedstill.common.views import Views
 
 Batch = tuple[torch.Tensor, ...]
 
@@ -235,7 +235,7 @@ def save_weights(model: nn.Module, path: Path) -> None:
     """Writes a model's state as safetensors, atomically."""
     from safetensors.torch import save
 
-    from common.files import write_bytes_atomically
+    from fedstill.common.files import write_bytes_atomically
 
     write_bytes_atomically(
         path, save({name: value.contiguous() for name, value in model.state_dict().items()})

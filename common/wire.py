@@ -9,12 +9,12 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, RecordDict
 from google.protobuf.message import DecodeError, Message
 
-from common.compressors import CompressionPlan, make_plan
-from common.devices import DeviceProfile, Link, Speed
-from common.errors import ExchangeError
-from common.models import InputSpec
-from common.views import ViewPlan
-from protos.fedstill.v1 import fleet_pb2
+from fedstill.common.compressors import CompressionPlan, make_plan
+from fedstill.common.devices import DeviceProfile, Link, Speed
+from fedstill.common.errors import ExchangeError
+from fedstill.common.models import InputSpec
+from fedstill.common.views import ViewPlan
+from fedstill.protos.fedstill.v1 import fleet_pb2
 
 RECORD = "fedstill"
 ARRAY = "message"

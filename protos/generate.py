@@ -1,7 +1,7 @@
 """Generates the Python code of protos/fedstill/v1; run it as `make generate`.
 
-protoc runs from the repository root, so that the generated imports are
-`from protos.fedstill.v1 import …` and need no rewriting.
+protoc runs from the repository root and goes through the package, so that the generated imports
+are `from fedstill.protos.fedstill.v1 import …` and need no rewriting.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PROTOS = sorted((ROOT / "protos" / "fedstill" / "v1").glob("*.proto"))
+FOLDER = Path("fedstill", "protos", "fedstill", "v1")
+PROTOS = sorted((ROOT / FOLDER).glob("*.proto"))
 
 
 def generate(output_dir: Path) -> None:
     """Writes the generated modules and type stubs below a folder.
 
     Args:
-        output_dir: Folder that receives `protos/fedstill/v1/*_pb2*.py[i]`.
+        output_dir: Folder that receives `fedstill/protos/fedstill/v1/*_pb2*.py[i]`.
 
     Raises:
         SystemExit: protoc refused a file.
@@ -37,7 +38,7 @@ def generate(output_dir: Path) -> None:
     ]
     if protoc.main(arguments) != 0:
         raise SystemExit(f"protoc failed: {' '.join(arguments)}")
-    for path in output_dir.glob("protos/fedstill/v1/fleet_pb2_grpc.py"):
+    for path in output_dir.glob(f"{FOLDER}/fleet_pb2_grpc.py"):
         path.unlink()  # fleet.proto holds messages only
 
 

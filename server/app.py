@@ -14,11 +14,24 @@ from typing import Any
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from common.certificates import is_loopback
-from common.config import Config, from_run_config, load_config, to_toml
-from common.errors import RunError, UsageError
-from common.files import write_text_atomically
-from server.checkpoints import (
+from fedstill.common.certificates import is_loopback
+from fedstill.common.config import Config, from_run_config, load_config, to_toml
+from fedstill.common.errors import RunError, UsageError
+from fedstill.common.files import write_text_atomically
+from fedstill.server.display.progress import make_progress
+from fedstill.server.federation.coordinator import Run, run_federation
+from fedstill.server.labels import LabelService, LabelStore
+from fedstill.server.labels.access import ACCESS_FILE
+from fedstill.server.metrics import (
+    MetricsEndpoint,
+    RunMetrics,
+    watch_actors,
+    watch_certificates,
+    watch_run_folder,
+)
+from fedstill.server.run.events import Observer, RunStarted, Warned, broadcast
+from fedstill.server.run.logs import open_log
+from fedstill.server.run.state import (
     LOCK_FILE,
     STATE_FILE,
     FederationState,
@@ -27,14 +40,7 @@ from server.checkpoints import (
     load_state,
     sweep,
 )
-from server.coordinator import Run, run_federation
-from server.events import Observer, RunStarted, Warned, broadcast
-from server.labels import LabelService, LabelStore
-from server.labels.access import ACCESS_FILE
-from server.logs import open_log
-from server.metrics import MetricsEndpoint, RunMetrics, watch_actors, watch_certificates, watch_run_folder
-from server.progress import make_progress
-from server.stderr import keep_stderr
+from fedstill.server.run.stderr import keep_stderr
 
 RUNS_DIR = Path("runs")
 

@@ -10,10 +10,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from common.config import Config, load_config, reference
-from common.console import exit_with, run_command
-from common.errors import EXIT_DONE, EXIT_FAILED, UsageError
-from server.certs_cli import certs_cli, fleet_cli
+from fedstill.common.config import Config, load_config, reference
+from fedstill.common.console import exit_with, run_command
+from fedstill.common.errors import EXIT_DONE, EXIT_FAILED, UsageError
+from fedstill.server.commands.certs import certs_cli, fleet_cli
 
 cli = typer.Typer(
     name="fedstill",
@@ -49,9 +49,9 @@ def simulate(
     ] = False,
 ) -> None:
     """Run a federation of virtual nodes."""
-    from server.app import RUNS_DIR, load_run_config, name_run
-    from server.progress import make_progress, print_summary
-    from server.simulate import simulate as run_simulation
+    from fedstill.server.app import RUNS_DIR, load_run_config, name_run
+    from fedstill.server.display.progress import make_progress, print_summary
+    from fedstill.server.simulate import simulate as run_simulation
 
     run_id = ""
     if resume is not None:
@@ -99,7 +99,7 @@ def compare(
     ] = False,
 ) -> int:
     """Run several schemes over the same partitions and say what the seeds' spread allows."""
-    from server import compare as comparing
+    from fedstill.server import compare as comparing
 
     plan = comparing.make_plan(
         config, schemes=schemes, seeds=seeds, sweeps=sweep or (), overrides=overrides or ()
@@ -152,8 +152,8 @@ def compress(
     as_json: Annotated[bool, typer.Option("--json", help="print front.json and nothing else")] = False,
 ) -> None:
     """Compress a model in several ways, measure each, and say which nothing else beats."""
-    from common.config import DataConfig
-    from server import compress as compressing
+    from fedstill.common.config import DataConfig
+    from fedstill.server import compress as compressing
 
     request = compressing.Request(
         model,
@@ -201,9 +201,9 @@ def coordinator(
     ] = False,
 ) -> None:
     """Run a federation of devices: SuperLink, SuperExec and the run as one supervised set."""
-    from server.app import load_run_config, name_run
-    from server.flower_programs import Site, check_exposure, secure
-    from server.supervision import coordinate, print_commands
+    from fedstill.server.app import load_run_config, name_run
+    from fedstill.server.deployment.flower_programs import Site, check_exposure, secure
+    from fedstill.server.deployment.supervision import coordinate, print_commands
 
     site = Site(home.resolve(), host, port, certificates.resolve() if certificates else None, authenticate)
     check_exposure(site)
@@ -232,8 +232,8 @@ def plan(
     """Choose student, compression and codec for a device, and say what was rejected and why."""
     import json
 
-    from server.planner.command import plan_device, plan_to_json, print_plan, require_choice
-    from server.progress import make_progress
+    from fedstill.server.commands.plan import plan_device, plan_to_json, print_plan, require_choice
+    from fedstill.server.display.progress import make_progress
 
     settings = load_config(config, overrides=overrides or ())
     progress = make_progress(json_mode=as_json)
@@ -258,7 +258,7 @@ def show_config() -> None:
 @cli.command()
 def report(run_dir: Annotated[Path, typer.Argument(help="folder of a finished run")]) -> None:
     """Write report.html of a finished run again."""
-    from server.report import write_report
+    from fedstill.server.report import write_report
 
     typer.echo(str(write_report(run_dir)))
 
@@ -276,7 +276,7 @@ def dashboard(
     ] = "",
 ) -> None:
     """Show runs on a web page, live ones as they go, until interrupted."""
-    from server.dashboard import check_binding, serve_dashboard
+    from fedstill.server.dashboard import check_binding, serve_dashboard
 
     serve_dashboard(runs_dir, check_binding(host, port, token), say=typer.echo)
 
@@ -284,7 +284,7 @@ def dashboard(
 @cli.command()
 def doctor(config: ConfigArgument = None, overrides: SetOption = None) -> int:
     """Check that this machine can run a federation."""
-    from server.doctor import print_findings, run_doctor
+    from fedstill.server.commands.doctor import print_findings, run_doctor
 
     settings = load_config(config, overrides=overrides or ()) if config or overrides else Config()
     findings = run_doctor(settings)
@@ -311,8 +311,8 @@ def serve(
     if certificates is not None:
         # At this level gRPC says why a handshake failed; the caller itself is told nothing.
         os.environ.setdefault("GRPC_VERBOSITY", "INFO")
-    from server.labels import LabelService, LabelStore
-    from server.labels.access import ACCESS_FILE
+    from fedstill.server.labels import LabelService, LabelStore
+    from fedstill.server.labels.access import ACCESS_FILE
 
     if not store.is_dir():
         raise UsageError(f"expected the folder of a label store, {store} is none")

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import tomli_w
 
-from common.config import defaults
-from common.files import write_text_atomically
-from server.summary import SCHEMA_PATH, json_schema
+from fedstill.common.config import defaults
+from fedstill.common.files import write_text_atomically
+from fedstill.server.run.summary import SCHEMA_PATH, json_schema
 
-PYPROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
+PYPROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
 TABLE = "[tool.flwr.app.config]\n"
 
 

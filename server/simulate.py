@@ -9,14 +9,14 @@ from pathlib import Path
 
 from flwr.app import Context, RecordDict
 
-from common.config import Config, flatten
-from common.datasets import absolute_source
-from common.errors import UsageError
-from server.events import Observer
-from server.grids import ActorNeeds, LocalGrid, RayGrid
-from server.summary import Summary, read_summary
+from fedstill.common.config import Config, flatten
+from fedstill.common.datasets import absolute_source
+from fedstill.common.errors import UsageError
+from fedstill.server.grids import ActorNeeds, LocalGrid, RayGrid
+from fedstill.server.run.events import Observer
+from fedstill.server.run.summary import Summary, read_summary
 
-CLIENT_APP = "clients.app:app"
+CLIENT_APP = "fedstill.clients.app:app"
 
 
 def simulate(
@@ -47,7 +47,7 @@ def simulate(
         UsageError: Configuration, data or folder are wrong.
         RunError: The federation could not go on.
     """
-    from server.app import make_app
+    from fedstill.server.app import make_app
 
     run_config = flatten(config) | {
         "run.dir": str(run_dir),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from common.config import Config, load_config
+from fedstill.common.config import Config, load_config
 from tests.deployment import open_site
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")

@@ -23,13 +23,18 @@ def run_blocked(statement: str, blocked: list[str]) -> subprocess.CompletedProce
     return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("module", ["clients.app", "clients.tasks", "clients.labels", "common.training"])
+@pytest.mark.parametrize(
+    "module",
+    ["fedstill.clients.app", "fedstill.clients.tasks", "fedstill.clients.labels", "fedstill.common.training"],
+)
 def test_nodes_run_without_the_servers_extra(module: str) -> None:
     done = run_blocked(f"import {module}", ["ray", "prometheus_client", "matplotlib", "sklearn", "mlxtend"])
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("module", ["clients.predict", "clients.cli", "clients.bench"])
+@pytest.mark.parametrize(
+    "module", ["fedstill.clients.predict", "fedstill.clients.cli", "fedstill.clients.bench"]
+)
 def test_predict_runs_on_the_base_install(module: str) -> None:
     heavy = ["torch", "flwr", "grpc", "google.protobuf", "onnx", "ray", "sklearn", "mlxtend", "safetensors"]
     done = run_blocked(f"import {module}", heavy)
@@ -37,7 +42,7 @@ def test_predict_runs_on_the_base_install(module: str) -> None:
 
 
 def test_reading_the_configuration_takes_no_torch() -> None:
-    done = run_blocked("import server.cli, common.config", ["torch", "ray"])
+    done = run_blocked("import fedstill.server.cli, fedstill.common.config", ["torch", "ray"])
     assert done.returncode == 0, done.stderr
 
 

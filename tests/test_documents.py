@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import typer
 
-from clients.cli import cli as node_cli
-from common.config import defaults
-from server.cli import cli
+from fedstill.clients.cli import cli as node_cli
+from fedstill.common.config import defaults
+from fedstill.server.cli import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

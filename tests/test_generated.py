@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from protos.generate import ROOT, generate
-from server.generate import PYPROJECT, pyproject_with_config
-from server.summary import SCHEMA_PATH, json_schema
+from fedstill.protos.generate import ROOT, generate
+from fedstill.server.generate import PYPROJECT, pyproject_with_config
+from fedstill.server.run.summary import SCHEMA_PATH, json_schema
 
 
 def test_flower_config_in_pyproject_is_the_schemas() -> None:
@@ -38,4 +38,4 @@ def test_protobuf_code_is_the_protos(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["labels_pb2_grpc.py", "fleet_pb2.pyi"])
 def test_generation_writes_services_and_stubs(tmp_path: Path, name: str) -> None:
     generate(tmp_path)
-    assert (tmp_path / "protos" / "fedstill" / "v1" / name).exists()
+    assert (tmp_path / "fedstill" / "protos" / "fedstill" / "v1" / name).exists()

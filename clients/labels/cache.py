@@ -32,12 +32,12 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 
-from clients.labels.channels import Channels, RetryPolicy
-from clients.labels.fetch import Source, fetch_chunks, fetch_manifest
-from clients.labels.transport import Transport
-from common.arrays import DIGEST_BYTES, Array, ArrayManifest, decode_chunk, parse_manifest
-from common.errors import DigestError, ExchangeError
-from common.files import write_bytes_atomically
+from fedstill.clients.labels.channels import Channels, RetryPolicy
+from fedstill.clients.labels.fetch import Source, fetch_chunks, fetch_manifest
+from fedstill.clients.labels.transport import Transport
+from fedstill.common.arrays import DIGEST_BYTES, Array, ArrayManifest, decode_chunk, parse_manifest
+from fedstill.common.errors import DigestError, ExchangeError
+from fedstill.common.files import write_bytes_atomically
 
 _CRC = struct.Struct("<I")
 _log = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ from typing import Any, Protocol, TypeVar, cast
 
 import grpc
 
-from clients.labels.transport import Transport
-from common.errors import AccessError, DigestError, ExchangeError, NotPublishedError
+from fedstill.clients.labels.transport import Transport
+from fedstill.common.errors import AccessError, DigestError, ExchangeError, NotPublishedError
 
 SERVICE = "/fedstill.v1.LabelService"
 ResponseT = TypeVar("ResponseT")

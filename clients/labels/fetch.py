@@ -8,11 +8,11 @@ from typing import Any
 
 import grpc
 
-from clients.labels.channels import SERVICE, RetryPolicy, Silence, explain, is_fatal
-from clients.labels.transport import Transport
-from common.arrays import ArrayManifest, parse_manifest, read_message
-from common.errors import DigestError, ExchangeError
-from protos.fedstill.v1 import labels_pb2
+from fedstill.clients.labels.channels import SERVICE, RetryPolicy, Silence, explain, is_fatal
+from fedstill.clients.labels.transport import Transport
+from fedstill.common.arrays import ArrayManifest, parse_manifest, read_message
+from fedstill.common.errors import DigestError, ExchangeError
+from fedstill.protos.fedstill.v1 import labels_pb2
 
 # A byte that flips on the way comes right at the next try; one that is wrong in the store never does.
 _MAX_BAD_DELIVERIES = 3

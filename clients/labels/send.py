@@ -11,9 +11,9 @@ from typing import Any
 import grpc
 import numpy as np
 
-from clients.labels.channels import SERVICE, RetryPolicy, explain, is_fatal, send_stream
-from clients.labels.transport import Transport
-from common.arrays import (
+from fedstill.clients.labels.channels import SERVICE, RetryPolicy, explain, is_fatal, send_stream
+from fedstill.clients.labels.transport import Transport
+from fedstill.common.arrays import (
     DTYPES,
     MAX_DIMENSIONS,
     MAX_TEMPERATURE,
@@ -27,9 +27,9 @@ from common.arrays import (
     describe_chunk,
     parse_manifest,
 )
-from common.codecs import get_codec
-from common.errors import ConfigError, DataError, ExchangeError
-from protos.fedstill.v1 import labels_pb2
+from fedstill.common.codecs import get_codec
+from fedstill.common.errors import ConfigError, DataError, ExchangeError
+from fedstill.protos.fedstill.v1 import labels_pb2
 
 
 @dataclass(frozen=True)

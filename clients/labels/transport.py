@@ -7,10 +7,10 @@ from pathlib import Path
 
 import grpc
 
-from clients.probing import diagnose
-from common.arrays import MAX_FRAME_BYTES, MAX_MESSAGE_BYTES
-from common.certificates import is_loopback, read_credentials
-from common.errors import AccessError, UsageError
+from fedstill.clients.probing import diagnose
+from fedstill.common.arrays import MAX_FRAME_BYTES, MAX_MESSAGE_BYTES
+from fedstill.common.certificates import is_loopback, read_credentials
+from fedstill.common.errors import AccessError, UsageError
 
 OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -61,5 +61,5 @@ class Transport:
         return grpc.secure_channel(address, credentials, options=OPTIONS)
 
     def diagnose(self, address: str) -> str | None:
-        """Finds out why no connection comes about; see `clients.probing.diagnose`."""
+        """Finds out why no connection comes about; see `fedstill.clients.probing.diagnose`."""
         return diagnose(address, self.certificates)

@@ -10,10 +10,10 @@ from typing import Any
 import google_crc32c
 import grpc
 
-from clients.labels.channels import SERVICE, RetryPolicy, send_stream
-from clients.labels.transport import Transport
-from common.errors import ExchangeError
-from protos.fedstill.v1 import labels_pb2
+from fedstill.clients.labels.channels import SERVICE, RetryPolicy, send_stream
+from fedstill.clients.labels.transport import Transport
+from fedstill.common.errors import ExchangeError
+from fedstill.protos.fedstill.v1 import labels_pb2
 
 _PAYLOAD_BYTES = 1_048_576
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from clients.schemes.adaptive import settle
-from clients.schemes.classwise import learn_classwise
-from clients.schemes.ensemble import learn_with_ensemble
-from clients.schemes.prototypes import learn_prototypes
-from clients.schemes.records import Learner, Lesson, Outcome, Rows
-from clients.schemes.teacher import learn_alone, learn_from_teacher
-from clients.schemes.weights import learn_weights
-from common.errors import unknown_name
+from fedstill.clients.schemes.adaptive import settle
+from fedstill.clients.schemes.classwise import learn_classwise
+from fedstill.clients.schemes.ensemble import learn_with_ensemble
+from fedstill.clients.schemes.prototypes import learn_prototypes
+from fedstill.clients.schemes.records import Learner, Lesson, Outcome, Rows
+from fedstill.clients.schemes.teacher import learn_alone, learn_from_teacher
+from fedstill.clients.schemes.weights import learn_weights
+from fedstill.common.errors import unknown_name
 
 __all__ = ["LEARNERS", "Learner", "Lesson", "Outcome", "Rows", "get_learner", "settle"]
 

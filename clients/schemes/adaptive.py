@@ -35,12 +35,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from clients.choice import Choice
-from clients.distil import distil_student, train_alone
-from clients.schemes.evidence import Evidence, gather_evidence
-from clients.schemes.records import Lesson, Outcome
-from common.features import find_head
-from common.losses import get_loss
+from fedstill.clients.choice import Choice
+from fedstill.clients.distil import distil_student, train_alone
+from fedstill.clients.schemes.evidence import Evidence, gather_evidence
+from fedstill.clients.schemes.records import Lesson, Outcome
+from fedstill.common.features import find_head
+from fedstill.common.losses import get_loss
 
 # Spread (standard deviation within a row) of the logits that `distill.temperature` is meant for.
 REFERENCE_SPREAD = 5.0

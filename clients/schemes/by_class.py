@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from clients.distil import private_batches
-from clients.schemes.records import Lesson, Rows
-from common.training import Batch, fit
+from fedstill.clients.distil import private_batches
+from fedstill.clients.schemes.records import Lesson, Rows
+from fedstill.common.training import Batch, fit
 
 Forward = Callable[[nn.Module, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 Compare = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from clients.schemes.by_class import fit_by_class, mean_by_class
-from clients.schemes.records import Lesson, Outcome, Rows
-from common.training import predict_logits
+from fedstill.clients.schemes.by_class import fit_by_class, mean_by_class
+from fedstill.clients.schemes.records import Lesson, Outcome, Rows
+from fedstill.common.training import predict_logits
 
 # What rounding leaves of a sum of weights when all of them are taken out again.
 _NOBODY = 1e-9

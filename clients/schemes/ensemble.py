@@ -7,11 +7,11 @@ We differ in two points. The revisit trains a copy, which labels the public set 
 dropped: the student itself stays the one that has digested the consensus, with private labels
 beside it at weight 1 − λ; revisiting in place forgets what others know on skewed partitions. And
 the copy learns with its logits adjusted by how often the node has each class (see
-`clients.distil.train_alone`), so that what it says of the public set does not lean to its own
+`fedstill.clients.distil.train_alone`), so that what it says of the public set does not lean to its own
 classes and does not speak against those that it never saw.
 
 With `federation.selective_quantile` a node withholds its logits of public samples that lie
-outside its own data (EdgeFD, arXiv:2508.14769; see `clients.density`).
+outside its own data (EdgeFD, arXiv:2508.14769; see `fedstill.clients.density`).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ import dataclasses
 import numpy as np
 from torch import nn
 
-from clients.density import choose_shared
-from clients.distil import class_log_prior
-from clients.schemes.records import Lesson, Outcome, Rows
-from clients.schemes.teacher import learn_alone, learn_from_teacher
-from common.features import compute_features
-from common.training import predict_logits
+from fedstill.clients.density import choose_shared
+from fedstill.clients.distil import class_log_prior
+from fedstill.clients.schemes.records import Lesson, Outcome, Rows
+from fedstill.clients.schemes.teacher import learn_alone, learn_from_teacher
+from fedstill.common.features import compute_features
+from fedstill.common.training import predict_logits
 
 
 def learn_with_ensemble(lesson: Lesson) -> Outcome:

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
-from clients.distil import SoftLabels
-from clients.private import LabelledSamples
-from clients.schemes.records import Lesson
-from common.training import predict_logits
+from fedstill.clients.distil import SoftLabels
+from fedstill.clients.private import LabelledSamples
+from fedstill.clients.schemes.records import Lesson
+from fedstill.common.training import predict_logits
 
 # What the public samples tell counts as much as so many validation samples.
 SHRINK_SAMPLES = 100

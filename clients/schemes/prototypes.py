@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from torch.nn import functional
 
-from clients.schemes.by_class import fit_by_class, mean_by_class
-from clients.schemes.records import Lesson, Outcome
-from common.features import compute_features, forward_with_features
+from fedstill.clients.schemes.by_class import fit_by_class, mean_by_class
+from fedstill.clients.schemes.records import Lesson, Outcome
+from fedstill.common.features import compute_features, forward_with_features
 
 
 def learn_prototypes(lesson: Lesson) -> Outcome:

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
-from clients.choice import Choice
-from clients.distil import Distillation, SoftLabels
-from clients.private import LabelledSamples
-from common.compressors.recovery import Recovery
-from common.training import Optimisation
-from common.views import Views
+from fedstill.clients.choice import Choice
+from fedstill.clients.distil import Distillation, SoftLabels
+from fedstill.clients.private import LabelledSamples
+from fedstill.common.compressors.recovery import Recovery
+from fedstill.common.training import Optimisation
+from fedstill.common.views import Views
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import torch
 
-from clients.distil import distil_student, train_alone
-from clients.schemes.adaptive import learn_adaptively
-from clients.schemes.records import Lesson, Outcome
+from fedstill.clients.distil import distil_student, train_alone
+from fedstill.clients.schemes.adaptive import learn_adaptively
+from fedstill.clients.schemes.records import Lesson, Outcome
 
 
 def learn_from_teacher(lesson: Lesson) -> Outcome:

@@ -17,10 +17,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from clients.distil import private_batches
-from clients.schemes.records import Lesson, Outcome, Rows
-from common.errors import ExchangeError
-from common.training import Batch, fit
+from fedstill.clients.distil import private_batches
+from fedstill.clients.schemes.records import Lesson, Outcome, Rows
+from fedstill.common.errors import ExchangeError
+from fedstill.common.training import Batch, fit
 
 
 def learn_weights(lesson: Lesson) -> Outcome:

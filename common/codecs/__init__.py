@@ -7,13 +7,13 @@ that they were encoded for.
 
 from __future__ import annotations
 
-from common.codecs.codec import Codec, Logits, Payload
-from common.codecs.fp16 import FP16
-from common.codecs.fp32 import FP32
-from common.codecs.hard import HARD
-from common.codecs.int4 import INT4
-from common.codecs.lp8 import LP8
-from common.errors import unknown_name
+from fedstill.common.codecs.codec import Codec, Logits, Payload
+from fedstill.common.codecs.fp16 import FP16
+from fedstill.common.codecs.fp32 import FP32
+from fedstill.common.codecs.hard import HARD
+from fedstill.common.codecs.int4 import INT4
+from fedstill.common.codecs.lp8 import LP8
+from fedstill.common.errors import unknown_name
 
 CODECS: dict[str, Codec] = {codec.name: codec for codec in (FP32, FP16, LP8, INT4, HARD)}
 

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from common.errors import ExchangeError
+from fedstill.common.errors import ExchangeError
 
 Logits = npt.NDArray[np.float32]
 Payload = bytes | memoryview

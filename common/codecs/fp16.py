@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from common.codecs.codec import Codec, Logits, Payload, check_size
+from fedstill.common.codecs.codec import Codec, Logits, Payload, check_size
 
 _LOWEST = float(np.finfo(np.float16).min)
 

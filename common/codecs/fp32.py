@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from common.codecs.codec import Codec, Logits, Payload, check_size
+from fedstill.common.codecs.codec import Codec, Logits, Payload, check_size
 
 
 def encode_fp32(logits_SC: Logits, *, temperature: float) -> bytes:  # noqa: ARG001

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from common.codecs.codec import Codec, Logits, Payload, check_size
-from common.errors import ExchangeError
+from fedstill.common.codecs.codec import Codec, Logits, Payload, check_size
+from fedstill.common.errors import ExchangeError
 
 # e^-32 is as good as no probability, and finite.
 CERTAIN_NATS = 32.0

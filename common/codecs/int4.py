@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from common.codecs.codec import Codec, Logits, Payload, check_size
-from common.codecs.lp8 import MAX_NATS, take_roots
-from common.errors import ExchangeError
+from fedstill.common.codecs.codec import Codec, Logits, Payload, check_size
+from fedstill.common.codecs.lp8 import MAX_NATS, take_roots
+from fedstill.common.errors import ExchangeError
 
 _STEPS = 15
 _RANGE = np.dtype("<f2")

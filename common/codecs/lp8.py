@@ -12,8 +12,8 @@ import struct
 
 import numpy as np
 
-from common.codecs.codec import Codec, Logits, Payload, check_size
-from common.errors import ExchangeError
+from fedstill.common.codecs.codec import Codec, Logits, Payload, check_size
+from fedstill.common.errors import ExchangeError
 
 # Probabilities below e^-32 weigh nothing at the temperature of encoding; without a
 # limit one wild row would coarsen the steps of its whole chunk.

@@ -2,7 +2,7 @@
 
 One exporter per `compress.runtime`. To add one, write a function from an `ExportJob` to
 an `ExportedModel` and enter it in `EXPORTERS`; what runs its files is entered in
-`common.runtimes`.
+`fedstill.common.runtimes`.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import onnx
 from onnx import numpy_helper
 from torch import nn
 
-from common.compressors.few_bits import SESSION_OPTIONS, binarise_graph, store_int4
-from common.compressors.plan import CompressionPlan
-from common.compressors.pte import lower_to_pte
-from common.compressors.static_int8 import quantise_static
-from common.errors import unknown_name
-from common.models import InputSpec
-from common.onnx_export import strip_metadata
-from common.packing import Region, pack_bytes
-from common.runtimes.executorch_program import MODEL_FILE as PTE_FILE
-from common.runtimes.onnx_graph import MODEL_FILE
-from common.runtimes.packed import PACKED_FILE
+from fedstill.common.compressors.few_bits import SESSION_OPTIONS, binarise_graph, store_int4
+from fedstill.common.compressors.plan import CompressionPlan
+from fedstill.common.compressors.pte import lower_to_pte
+from fedstill.common.compressors.static_int8 import quantise_static
+from fedstill.common.errors import unknown_name
+from fedstill.common.models import InputSpec
+from fedstill.common.onnx_export import strip_metadata
+from fedstill.common.packing import Region, pack_bytes
+from fedstill.common.runtimes.executorch_program import MODEL_FILE as PTE_FILE
+from fedstill.common.runtimes.onnx_graph import MODEL_FILE
+from fedstill.common.runtimes.packed import PACKED_FILE
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class ExportedModel:
     speeds_up: bool
     """Whether the form computes faster than floats; False is smaller storage only."""
     runtime: str = "onnxruntime"
-    """Its name in `common.runtimes`."""
+    """Its name in `fedstill.common.runtimes`."""
     session_options: dict[str, str] = field(default_factory=dict)
 
 
@@ -87,7 +87,7 @@ def export_onnx(job: ExportJob) -> ExportedModel:
 
 
 def pack_graph(graph: onnx.ModelProto) -> bytes:
-    """Packs a graph so that its bytes come back exactly; see `common.packing`."""
+    """Packs a graph so that its bytes come back exactly; see `fedstill.common.packing`."""
     for tensor in graph.graph.initializer:
         if not tensor.raw_data and tensor.data_type != onnx.TensorProto.STRING:
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor), tensor.name))

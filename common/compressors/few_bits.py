@@ -6,7 +6,7 @@ layer with weights. ONNX Runtime brings them to floats when it opens the graph (
 compute as floats do: storage shrinks, nothing else.
 
 1 bit: inner layers become ± one number per row. Static int8 stores these as two integers,
-which `common.packing` stores in one bit each; they compute as int8 does.
+which `fedstill.common.packing` stores in one bit each; they compute as int8 does.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from common.compressors.quantisers import binarise_rows, quantise_groups
+from fedstill.common.compressors.quantisers import binarise_rows, quantise_groups
 
 OPSET = 21
 SESSION_OPTIONS = {"session.disable_quant_qdq": "1"}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from common.compressors.structure import Convolution, Pair, make_pair, replace_layer, weighted_layers
+from fedstill.common.compressors.structure import Convolution, Pair, make_pair, replace_layer, weighted_layers
 
 
 def choose_rank(values: torch.Tensor, *, energy: float, most: int) -> int:

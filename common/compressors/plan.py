@@ -6,7 +6,7 @@ import re
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from common.errors import ConfigError, unknown_name
+from fedstill.common.errors import ConfigError, unknown_name
 
 STEPS = ("prune", "sparsify", "lowrank", "quantise")
 """In this order, each once at most."""

@@ -4,7 +4,7 @@ Reference: Fang et al. 2023, "DepGraph: Towards Any Structural Pruning", arXiv:2
 (Torch-Pruning finds what depends on what); importance by magnitude (Li 2017, 1608.08710), by
 the loss's first-order change (Molchanov 2019, 1906.10771) or by the scale of batch
 normalisation (Liu 2017, 1708.06519). Every layer loses the same part of its channels;
-the schedule is that of `common.compressors.schedule`.
+the schedule is that of `fedstill.common.compressors.schedule`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import torch
 import torch_pruning
 from torch import nn
 
-from common.compressors.structure import Weighted, weighted_layers
-from common.errors import FedStillError
-from common.models import InputSpec
+from fedstill.common.compressors.structure import Weighted, weighted_layers
+from fedstill.common.errors import FedStillError
+from fedstill.common.models import InputSpec
 
 _IMPORTANCES = {
     "magnitude": lambda: torch_pruning.importance.GroupMagnitudeImportance(p=2),

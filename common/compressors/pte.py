@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from common.errors import FedStillError, UsageError
-from common.models import InputSpec
-from common.tracing import find_untraceable_layer
-from common.training import deterministic
+from fedstill.common.errors import FedStillError, UsageError
+from fedstill.common.models import InputSpec
+from fedstill.common.tracing import find_untraceable_layer
+from fedstill.common.training import deterministic
 
 _BATCH_SIZE = 64
 _REMEDY = "take the runtime onnx"

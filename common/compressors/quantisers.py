@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from common.compressors.plan import CompressionPlan
-from common.compressors.structure import Convolution, Weighted, weighted_layers
+from fedstill.common.compressors.plan import CompressionPlan
+from fedstill.common.compressors.structure import Convolution, Weighted, weighted_layers
 
 MAX_INT4 = 7
 _SHRINKS = (1.0, 0.92, 0.84, 0.76, 0.68)

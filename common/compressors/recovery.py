@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from common.compressors.lowrank import factorise_layers
-from common.compressors.plan import CompressionPlan
-from common.compressors.pruning import count_channels, prune_channels
-from common.compressors.quantisers import quantised_weights
-from common.compressors.sparsity import Masks, apply_masks, choose_masks, present_masks
-from common.models import InputSpec
-from common.training import count_bytes
+from fedstill.common.compressors.lowrank import factorise_layers
+from fedstill.common.compressors.plan import CompressionPlan
+from fedstill.common.compressors.pruning import count_channels, prune_channels
+from fedstill.common.compressors.quantisers import quantised_weights
+from fedstill.common.compressors.sparsity import Masks, apply_masks, choose_masks, present_masks
+from fedstill.common.models import InputSpec
+from fedstill.common.training import count_bytes
 
 # Parts of a round's steps: pruning begins once the first features are there, and half is left to recover.
 BEGIN, END = 0.15, 0.5

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from common.compressors.plan import CompressionPlan, make_plan
+from fedstill.common.compressors.plan import CompressionPlan, make_plan
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 Reference: Lee et al. 2021, "Layer-adaptive sparsity for the Magnitude-based Pruning" (LAMP),
 arXiv:2010.07611, for which weights go; Mishra et al. 2021, arXiv:2104.08378, for n:m. Dense
 kernels compute with zeros as with other numbers: only storage and wire shrink, with the
-bitmasks of `common.packing`.
+bitmasks of `fedstill.common.packing`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from common.compressors.plan import parse_pattern
-from common.compressors.structure import weighted_layers
+from fedstill.common.compressors.plan import parse_pattern
+from fedstill.common.compressors.structure import weighted_layers
 
 Masks = dict[str, torch.Tensor]
 

@@ -18,7 +18,7 @@ from onnx import numpy_helper
 from onnxruntime import GraphOptimizationLevel, InferenceSession, SessionOptions
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-from common.errors import FedStillError
+from fedstill.common.errors import FedStillError
 
 QUANTISED_OPERATORS = ["Conv", "Gemm", "MatMul", "MaxPool", "Relu", "Add", "AveragePool", "GlobalAveragePool"]
 

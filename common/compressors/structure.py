@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from common.errors import CheckpointError
-from common.training import load_weights
+from fedstill.common.errors import CheckpointError
+from fedstill.common.training import load_weights
 
 Shapes = Mapping[str, tuple[int, ...]]
 Convolution = nn.Conv1d | nn.Conv2d

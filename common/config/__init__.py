@@ -3,10 +3,17 @@
 Flower's run configuration is flat, with dotted keys; all three meet in `Config`.
 """
 
-from common.config.federation import FederationConfig
-from common.config.reading import build_config, defaults, flatten, from_run_config, load_config, to_toml
-from common.config.reference import reference
-from common.config.schema import (
+from fedstill.common.config.federation import FederationConfig
+from fedstill.common.config.reading import (
+    build_config,
+    defaults,
+    flatten,
+    from_run_config,
+    load_config,
+    to_toml,
+)
+from fedstill.common.config.reference import reference
+from fedstill.common.config.schema import (
     CompressConfig,
     Config,
     DataConfig,
@@ -17,7 +24,7 @@ from common.config.schema import (
     StudentConfig,
     TeacherConfig,
 )
-from common.config.section import Scalar, Section
+from fedstill.common.config.section import Scalar, Section
 
 __all__ = [
     "CompressConfig",

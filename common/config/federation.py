@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from common.config.section import Section, Unit
+from fedstill.common.config.section import Section, Unit
 
 
 class FederationConfig(Section):

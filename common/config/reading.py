@@ -11,9 +11,9 @@ from typing import Any
 import tomli_w
 from pydantic import ValidationError
 
-from common.config.schema import Config
-from common.config.section import Scalar
-from common.errors import ConfigError
+from fedstill.common.config.schema import Config
+from fedstill.common.config.section import Scalar
+from fedstill.common.errors import ConfigError
 
 
 def defaults() -> dict[str, Scalar]:

@@ -7,8 +7,8 @@ from typing import Any
 
 import tomli_w
 
-from common.config.schema import Config, sections
-from common.config.section import Section
+from fedstill.common.config.schema import Config, sections
+from fedstill.common.config.section import Section
 
 
 def reference() -> str:

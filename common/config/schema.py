@@ -6,9 +6,9 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from common.compressors import CompressionPlan, make_plan
-from common.config.federation import FederationConfig
-from common.config.section import Section, Unit
+from fedstill.common.compressors import CompressionPlan, make_plan
+from fedstill.common.config.federation import FederationConfig
+from fedstill.common.config.section import Section, Unit
 
 
 class DataConfig(Section):

@@ -11,10 +11,10 @@ from typing import IO, Any
 
 import numpy as np
 
-from common.datasets.reading import reading
-from common.datasets.records import Array, Content, Part, ReadOptions, read_wanted
-from common.datasets.values import as_labels
-from common.errors import DataError
+from fedstill.common.datasets.reading import reading
+from fedstill.common.datasets.records import Array, Content, Part, ReadOptions, read_wanted
+from fedstill.common.datasets.values import as_labels
+from fedstill.common.errors import DataError
 
 LAYOUTS = (
     "x_train y_train [x_test y_test]; train_images train_labels [val_… test_…];"

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from common.datasets.arrays import load_guarded
-from common.datasets.reading import reading
-from common.datasets.records import Array, Content, Part
-from common.datasets.values import as_texts
-from common.errors import DataError
+from fedstill.common.datasets.arrays import load_guarded
+from fedstill.common.datasets.reading import reading
+from fedstill.common.datasets.records import Array, Content, Part
+from fedstill.common.datasets.values import as_texts
+from fedstill.common.errors import DataError
 
 Loader = Callable[[], Content]
 

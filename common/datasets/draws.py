@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from common.datasets.records import Array
-from common.partitioners import Indices, sort_groups
+from fedstill.common.datasets.records import Array
+from fedstill.common.partitioners import Indices, sort_groups
 
 
 def draw_stratified(labels_S: NDArray[np.int64], num_drawn: int, rng: np.random.Generator) -> Indices:

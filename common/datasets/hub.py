@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from common.datasets.records import RAW_TASKS, Array, Content, Part, ReadOptions
-from common.datasets.values import as_labels, as_texts
-from common.errors import DataError
+from fedstill.common.datasets.records import RAW_TASKS, Array, Content, Part, ReadOptions
+from fedstill.common.datasets.values import as_labels, as_texts
+from fedstill.common.errors import DataError
 
 PREFIX = "hf:"
 _FORMATS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from common.datasets.reading import open_bytes, reading
-from common.datasets.records import Array, Content, Part, ReadOptions, read_wanted
-from common.datasets.values import as_labels
-from common.errors import DataError
+from fedstill.common.datasets.reading import open_bytes, reading
+from fedstill.common.datasets.records import Array, Content, Part, ReadOptions, read_wanted
+from fedstill.common.datasets.values import as_labels
+from fedstill.common.errors import DataError
 
 _DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _PIECE_BYTES = 1 << 24

@@ -11,22 +11,22 @@ from pathlib import Path
 
 import numpy as np
 
-from common.config import DataConfig
-from common.datasets.builtin import BUILTIN
-from common.datasets.draws import complement, draw_groups, draw_stratified
-from common.datasets.hub import absolute_hub_source, is_hub_source, name_hub_source, read_hub
-from common.datasets.paths import read_path
-from common.datasets.reading import strip_suffixes
-from common.datasets.records import RAW_TASKS, Array, Content, Dataset, Part, ReadOptions, Samples
-from common.datasets.values import (
+from fedstill.common.config import DataConfig
+from fedstill.common.datasets.builtin import BUILTIN
+from fedstill.common.datasets.draws import complement, draw_groups, draw_stratified
+from fedstill.common.datasets.hub import absolute_hub_source, is_hub_source, name_hub_source, read_hub
+from fedstill.common.datasets.paths import read_path
+from fedstill.common.datasets.reading import strip_suffixes
+from fedstill.common.datasets.records import RAW_TASKS, Array, Content, Dataset, Part, ReadOptions, Samples
+from fedstill.common.datasets.values import (
     cast_samples,
     check_samples,
     encode_labels,
     narrow_samples,
     resolve_layout,
 )
-from common.errors import DataError
-from common.seeding import stream
+from fedstill.common.errors import DataError
+from fedstill.common.seeding import stream
 
 
 def load_dataset(config: DataConfig, *, seed: int) -> Dataset:

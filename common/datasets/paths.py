@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from common.datasets.arrays import read_npy, read_npz
-from common.datasets.idx import is_idx_name, read_idx_file, read_idx_folder
-from common.datasets.reading import reading
-from common.datasets.records import Content, Part, ReadOptions, read_wanted
-from common.datasets.tables import read_table, read_table_pair
-from common.errors import DataError
+from fedstill.common.datasets.arrays import read_npy, read_npz
+from fedstill.common.datasets.idx import is_idx_name, read_idx_file, read_idx_folder
+from fedstill.common.datasets.reading import reading
+from fedstill.common.datasets.records import Content, Part, ReadOptions, read_wanted
+from fedstill.common.datasets.tables import read_table, read_table_pair
+from fedstill.common.errors import DataError
 
 KINDS = (
     "an .npz, a .csv[.gz] with a column text or sequence or numeric ones, or a folder of IDX files,"

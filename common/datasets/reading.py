@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, cast
 
-from common.errors import DataError
+from fedstill.common.errors import DataError
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.partitioners import Indices
+from fedstill.common.partitioners import Indices
 
 Array = NDArray[Any]
 # Kinds of samples that are raw text, of which an encoder makes ids.

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from common.config import DataConfig, FederationConfig
-from common.datasets.draws import complement, draw_groups, draw_last_of_classes, draw_stratified
-from common.datasets.records import Dataset, Partition, Splits
-from common.errors import DataError, unknown_name
-from common.partitioners import PARTITIONERS, Indices, PartitionOptions, sort_groups
-from common.seeding import stream
+from fedstill.common.config import DataConfig, FederationConfig
+from fedstill.common.datasets.draws import complement, draw_groups, draw_last_of_classes, draw_stratified
+from fedstill.common.datasets.records import Dataset, Partition, Splits
+from fedstill.common.errors import DataError, unknown_name
+from fedstill.common.partitioners import PARTITIONERS, Indices, PartitionOptions, sort_groups
+from fedstill.common.seeding import stream
 
 # So that no rounding error of a float takes a sample from a part.
 _EPSILON = 1e-9

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.datasets.reading import open_bytes, reading
-from common.datasets.records import RAW_TASKS, Array, Content, Part, ReadOptions, read_wanted
-from common.datasets.values import as_labels, as_texts
-from common.errors import DataError
+from fedstill.common.datasets.reading import open_bytes, reading
+from fedstill.common.datasets.records import RAW_TASKS, Array, Content, Part, ReadOptions, read_wanted
+from fedstill.common.datasets.values import as_labels, as_texts
+from fedstill.common.errors import DataError
 
 # Rows that are held as text at once.
 CHUNK_ROWS = 2048

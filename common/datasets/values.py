@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from common.datasets.records import Array
-from common.errors import DataError
+from fedstill.common.datasets.records import Array
+from fedstill.common.errors import DataError
 
 MAX_CHANNELS = 16
 # Beyond it a float no longer tells neighbouring whole numbers apart.

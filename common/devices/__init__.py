@@ -1,6 +1,6 @@
 """Devices: their profiles, and the fixed suite that measures how fast one is."""
 
-from common.devices.profile import (
+from fedstill.common.devices.profile import (
     Arithmetic,
     DeviceProfile,
     Link,

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from common.errors import ConfigError
-from common.files import write_text_atomically
+from fedstill.common.errors import ConfigError
+from fedstill.common.files import write_text_atomically
 
 Runtime = Literal["onnxruntime", "executorch", "packed"]
 Arithmetic = Literal["fp32", "int8", "int4", "binary"]
@@ -110,7 +110,7 @@ def _explain(detail: Any) -> str:
 
 def builtin_profiles() -> list[str]:
     """Lists the names of the profiles that are shipped, sorted."""
-    folder = resources.files("common.devices") / "builtin"
+    folder = resources.files("fedstill.common.devices") / "builtin"
     return sorted(
         entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")
     )
@@ -130,7 +130,9 @@ def load_profile(name: str) -> DeviceProfile:
     """
     known = builtin_profiles()
     if name in known:
-        text = (resources.files("common.devices") / "builtin" / f"{name}.toml").read_text(encoding="utf-8")
+        text = (resources.files("fedstill.common.devices") / "builtin" / f"{name}.toml").read_text(
+            encoding="utf-8"
+        )
         return parse_profile(text, origin=f"device profile {name}")
     path = Path(name).expanduser()
     try:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.devices.graphs import NUM_MACS, SAMPLE_SHAPE, build_graph
-from common.runtime import Predictor, measure_latency, open_graph
+from fedstill.common.devices.graphs import NUM_MACS, SAMPLE_SHAPE, build_graph
+from fedstill.common.inference import Predictor, measure_latency, open_graph
 
 LARGE_BATCH = 64
 _NUM_BLOCKS = 5

@@ -4,9 +4,9 @@ An encoder is built on the server's and the public samples alone, published like
 label set, and shipped with the artefact, so that a device encodes as the coordinator did.
 """
 
-from common.encoders.fitting import fit_encoder
-from common.encoders.kinds import ENCODER_OF_TASK, ENCODERS, EncoderKind
-from common.encoders.records import PADDING, UNKNOWN, Encoder, encoder_from_json
+from fedstill.common.encoders.fitting import fit_encoder
+from fedstill.common.encoders.kinds import ENCODER_OF_TASK, ENCODERS, EncoderKind
+from fedstill.common.encoders.records import PADDING, UNKNOWN, Encoder, encoder_from_json
 
 __all__ = [
     "ENCODERS",

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from common.encoders.kinds import ENCODERS
-from common.encoders.records import MAX_IDS, NUM_RESERVED, Encoder
-from common.errors import DataError, unknown_name
+from fedstill.common.encoders.kinds import ENCODERS
+from fedstill.common.encoders.records import MAX_IDS, NUM_RESERVED, Encoder
+from fedstill.common.errors import DataError, unknown_name
 
 # Most texts whole, without the few very long ones setting the cost of all.
 _QUANTILE = 0.95

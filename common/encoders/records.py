@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.encoders.kinds import ENCODERS
-from common.errors import DataError
+from fedstill.common.encoders.kinds import ENCODERS
+from fedstill.common.errors import DataError
 
 FORMAT = 1
 # Ids that no symbol has: what fills a short sample up, and what the encoder never met.

@@ -6,15 +6,15 @@ from typing import Protocol
 
 import torch
 
-from common.errors import unknown_name
-from common.losses.attention import attention_distance
-from common.losses.dist import relation_distance
-from common.losses.dkd import decoupled_divergence
-from common.losses.hint import hint_distance
-from common.losses.kl import kl_divergence
-from common.losses.mse import squared_error
-from common.losses.ntd import not_true_divergence
-from common.losses.standardised import standardised_divergence
+from fedstill.common.errors import unknown_name
+from fedstill.common.losses.attention import attention_distance
+from fedstill.common.losses.dist import relation_distance
+from fedstill.common.losses.dkd import decoupled_divergence
+from fedstill.common.losses.hint import hint_distance
+from fedstill.common.losses.kl import kl_divergence
+from fedstill.common.losses.mse import squared_error
+from fedstill.common.losses.ntd import not_true_divergence
+from fedstill.common.losses.standardised import standardised_divergence
 
 
 class DistillLoss(Protocol):

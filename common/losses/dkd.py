@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import torch
 
-from common.losses.kl import kl_divergence
-from common.losses.ntd import drop_class, not_true_divergence, require_other_classes
+from fedstill.common.losses.kl import kl_divergence
+from fedstill.common.losses.ntd import drop_class, not_true_divergence, require_other_classes
 
 
 def decoupled_divergence(

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import torch
 
-from common.errors import ConfigError
-from common.losses.kl import kl_divergence
+from fedstill.common.errors import ConfigError
+from fedstill.common.losses.kl import kl_divergence
 
 
 def not_true_divergence(

@@ -10,7 +10,7 @@ import math
 
 import torch
 
-from common.losses.kl import kl_divergence
+from fedstill.common.losses.kl import kl_divergence
 
 # Logits closer than this are equal: dividing by a smaller spread would only blow up noise.
 _FLAT = 1e-3

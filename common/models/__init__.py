@@ -9,20 +9,20 @@ from __future__ import annotations
 
 from torch import nn
 
-from common.errors import ConfigError, unknown_name
-from common.models.cnn import build_cnn_large, build_cnn_medium, build_cnn_small, build_cnn_tiny
-from common.models.inputs import InputSpec, Preprocess, measure_input
-from common.models.mlp import build_mlp_large, build_mlp_small
-from common.models.registry import ModelFamily
-from common.models.resnet import build_cnn_separable, build_resnet_small
-from common.models.sequence import (
+from fedstill.common.errors import ConfigError, unknown_name
+from fedstill.common.models.cnn import build_cnn_large, build_cnn_medium, build_cnn_small, build_cnn_tiny
+from fedstill.common.models.inputs import InputSpec, Preprocess, measure_input
+from fedstill.common.models.mlp import build_mlp_large, build_mlp_small
+from fedstill.common.models.registry import ModelFamily
+from fedstill.common.models.resnet import build_cnn_separable, build_resnet_small
+from fedstill.common.models.sequence import (
     build_kmer_bag,
     build_kmer_bag_large,
     build_sequence_cnn,
     build_sequence_cnn_large,
 )
-from common.models.series import build_series_cnn, build_series_cnn_large, build_series_gru
-from common.models.text import (
+from fedstill.common.models.series import build_series_cnn, build_series_cnn_large, build_series_gru
+from fedstill.common.models.text import (
     build_embedding_bag,
     build_embedding_bag_large,
     build_text_cnn,

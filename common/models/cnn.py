@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from common.errors import ConfigError
-from common.models.inputs import InputSpec
-from common.models.registry import scale_width
+from fedstill.common.errors import ConfigError
+from fedstill.common.models.inputs import InputSpec
+from fedstill.common.models.registry import scale_width
 
 
 def _convolution(inputs: int, outputs: int, *, stride: int = 1) -> list[nn.Module]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from common.errors import DataError
+from fedstill.common.errors import DataError
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import math
 
 from torch import nn
 
-from common.models.inputs import InputSpec
-from common.models.registry import scale_width
+from fedstill.common.models.inputs import InputSpec
+from fedstill.common.models.registry import scale_width
 
 
 def _build(spec: InputSpec, hidden: list[int], *, num_classes: int) -> nn.Module:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch import nn
 
-from common.models.inputs import InputSpec
+from fedstill.common.models.inputs import InputSpec
 
 
 class ModelBuilder(Protocol):

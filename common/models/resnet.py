@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from common.models.cnn import image_shape
-from common.models.inputs import InputSpec
-from common.models.registry import scale_width
+from fedstill.common.models.cnn import image_shape
+from fedstill.common.models.inputs import InputSpec
+from fedstill.common.models.registry import scale_width
 
 
 class _Block(nn.Module):

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from common.models.inputs import InputSpec
-from common.models.registry import scale_width
-from common.models.text import make_embedding, sum_up
+from fedstill.common.models.inputs import InputSpec
+from fedstill.common.models.registry import scale_width
+from fedstill.common.models.text import make_embedding, sum_up
 
 _NUM_RESERVED = 2
 # Rows of a table of k-mers: shorter ones say less, longer ones are too rare to learn. Gene families, teacher,

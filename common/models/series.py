@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from common.models.inputs import InputSpec
-from common.models.registry import scale_width
+from fedstill.common.models.inputs import InputSpec
+from fedstill.common.models.registry import scale_width
 
 
 class _MeanOverTime(nn.Module):

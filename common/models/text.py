@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from common.models.inputs import InputSpec
-from common.models.registry import scale_width
+from fedstill.common.models.inputs import InputSpec
+from fedstill.common.models.registry import scale_width
 
 _NUM_HEADS = 4
 # Attention costs the square of the positions; words are merged until there are no more than these.

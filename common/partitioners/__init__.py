@@ -1,10 +1,10 @@
 """Partitioners: how private samples are dealt to nodes."""
 
-from common.partitioners.dirichlet import partition_dirichlet
-from common.partitioners.group import partition_by_group
-from common.partitioners.iid import partition_iid
-from common.partitioners.records import Indices, Partitioner, PartitionOptions, sort_groups
-from common.partitioners.shards import partition_shards
+from fedstill.common.partitioners.dirichlet import partition_dirichlet
+from fedstill.common.partitioners.group import partition_by_group
+from fedstill.common.partitioners.iid import partition_iid
+from fedstill.common.partitioners.records import Indices, Partitioner, PartitionOptions, sort_groups
+from fedstill.common.partitioners.shards import partition_shards
 
 __all__ = ["PARTITIONERS", "Indices", "PartitionOptions", "Partitioner", "sort_groups"]
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import DataError
-from common.partitioners.records import Indices, PartitionOptions, check_request
+from fedstill.common.errors import DataError
+from fedstill.common.partitioners.records import Indices, PartitionOptions, check_request
 
 # A draw costs microseconds: many are cheap, and strong skew on few samples needs them.
 MAX_DRAWS = 1000

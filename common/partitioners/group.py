@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import DataError
-from common.partitioners.records import Indices, PartitionOptions, check_request, sort_groups
+from fedstill.common.errors import DataError
+from fedstill.common.partitioners.records import Indices, PartitionOptions, check_request, sort_groups
 
 
 def partition_by_group(

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import DataError
+from fedstill.common.errors import DataError
 
 Indices = NDArray[np.int64]
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.partitioners.records import Indices, PartitionOptions, check_request
+from fedstill.common.partitioners.records import Indices, PartitionOptions, check_request
 
 
 def partition_shards(

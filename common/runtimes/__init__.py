@@ -6,11 +6,11 @@ may be missing imports it inside `open` and raises `ArtefactError` naming the ex
 
 from __future__ import annotations
 
-from common.errors import ArtefactError
-from common.runtimes.executorch_program import EXECUTORCH
-from common.runtimes.onnx_graph import ONNX_RUNTIME
-from common.runtimes.packed import PACKED_RUNTIME
-from common.runtimes.records import Runtime
+from fedstill.common.errors import ArtefactError
+from fedstill.common.runtimes.executorch_program import EXECUTORCH
+from fedstill.common.runtimes.onnx_graph import ONNX_RUNTIME
+from fedstill.common.runtimes.packed import PACKED_RUNTIME
+from fedstill.common.runtimes.records import Runtime
 
 __all__ = ["RUNTIMES", "Runtime", "get_runtime"]
 

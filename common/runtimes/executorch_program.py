@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import ArtefactError
-from common.runtime import Predictor
-from common.runtimes.records import Runtime
+from fedstill.common.errors import ArtefactError
+from fedstill.common.inference import Predictor
+from fedstill.common.runtimes.records import Runtime
 
 MODEL_FILE = "model.pte"
 # ExecuTorch's numbers for element types (c10::ScalarType).

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from common.runtime import Predictor, open_graph
-from common.runtimes.records import Runtime
+from fedstill.common.inference import Predictor, open_graph
+from fedstill.common.runtimes.records import Runtime
 
 MODEL_FILE = "model.onnx"
 

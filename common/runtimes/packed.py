@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from common.packing import unpack_bytes
-from common.runtime import Predictor, open_graph
-from common.runtimes.records import Runtime
+from fedstill.common.inference import Predictor, open_graph
+from fedstill.common.packing import unpack_bytes
+from fedstill.common.runtimes.records import Runtime
 
 PACKED_FILE = "model.packed"
 

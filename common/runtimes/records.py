@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from common.runtime import Predictor
+from fedstill.common.inference import Predictor
 
 
 class OpenModel(Protocol):

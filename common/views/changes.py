@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.encoders import PADDING, UNKNOWN
-from common.models.inputs import InputSpec
-from common.views.draws import BELL_SPREAD, Words, draw_bell, draw_below
+from fedstill.common.encoders import PADDING, UNKNOWN
+from fedstill.common.models.inputs import InputSpec
+from fedstill.common.views.draws import BELL_SPREAD, Words, draw_bell, draw_below
 
 Array = NDArray[Any]
 Whole = NDArray[np.int64]

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import ConfigError
-from common.models.inputs import InputSpec
-from common.views.changes import change_samples, count_words, mix_samples
-from common.views.draws import draw_below, draw_words
+from fedstill.common.errors import ConfigError
+from fedstill.common.models.inputs import InputSpec
+from fedstill.common.views.changes import change_samples, count_words, mix_samples
+from fedstill.common.views.draws import draw_below, draw_words
 
 # Raised whenever the same seed would make other samples: labels of one recipe do not fit another's.
 RECIPE = 1

@@ -14,7 +14,6 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("common", "clients", "protos")
 FILES = ("README.md", "LICENSE")
 
 
@@ -30,14 +29,15 @@ def build_wheel(output: Path, *, isolated: bool = True) -> Path:
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for package in PACKAGES:
-            ignored = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(ROOT / package, folder / package, ignore=ignored)
+        ignored = shutil.ignore_patterns("__pycache__", "server")
+        shutil.copytree(ROOT / "fedstill", folder / "fedstill", ignore=ignored)
         for file in FILES:
             shutil.copy(ROOT / file, folder)
         text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
         # What is not there has no command either.
-        text = re.sub(r'^(fedstill = "server\..*|server = \["\*\.json".*)\n', "", text, flags=re.MULTILINE)
+        text = re.sub(
+            r'^(fedstill = "fedstill\.server\..*|"fedstill\.server" = .*)\n', "", text, flags=re.MULTILINE
+        )
         (folder / "pyproject.toml").write_text(text, encoding="utf-8")
         (folder / "dist").mkdir()
         command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check"]

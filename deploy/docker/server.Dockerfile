@@ -3,6 +3,7 @@
 FROM python:3.11.11-slim-bookworm AS build
 WORKDIR /opt/fedstill
 COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY fedstill fedstill
 COPY common common
 COPY clients clients
 COPY server server

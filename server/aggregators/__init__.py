@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from common.errors import unknown_name
-from server.aggregators.admission import check_upload
-from server.aggregators.aggregator import Aggregated, Aggregator, AggregatorOptions
-from server.aggregators.cronus import cronus
-from server.aggregators.means import (
+from fedstill.common.errors import unknown_name
+from fedstill.server.aggregators.admission import check_upload
+from fedstill.server.aggregators.aggregator import Aggregated, Aggregator, AggregatorOptions
+from fedstill.server.aggregators.cronus import cronus
+from fedstill.server.aggregators.means import (
     enhanced_entropy_reduction,
     entropy_reduction,
     mean_logits,
     mean_probability,
 )
-from server.aggregators.robust import geometric_median, median, trimmed_mean
-from server.aggregators.weighted import class_count_mean, confidence_mean, count_mean, variance_mean
+from fedstill.server.aggregators.robust import geometric_median, median, trimmed_mean
+from fedstill.server.aggregators.weighted import class_count_mean, confidence_mean, count_mean, variance_mean
 
 AGGREGATORS: dict[str, Aggregator] = {
     "class_count": class_count_mean,

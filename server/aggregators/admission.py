@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from common.errors import ExchangeError, NonFiniteError
+from fedstill.common.errors import ExchangeError, NonFiniteError
 
 # A thousand times what networks give; soft labels of such logits are hard at any temperature in use.
 MAX_LOGIT = 1e6

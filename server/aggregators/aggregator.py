@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from common.errors import ConfigError
+from fedstill.common.errors import ConfigError
 
 Logits = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from server.aggregators.aggregator import (
+from fedstill.server.aggregators.aggregator import (
     Aggregated,
     AggregatorOptions,
     Doubles,
@@ -18,7 +18,7 @@ from server.aggregators.aggregator import (
     log_mean,
     log_softmax,
 )
-from server.aggregators.robust import spare_nodes
+from fedstill.server.aggregators.robust import spare_nodes
 
 # Passes over the nodes; up to twenty nodes, at 20 %, are dropped one by one.
 _NUM_PASSES = 4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from server.aggregators.aggregator import (
+from fedstill.server.aggregators.aggregator import (
     Aggregated,
     AggregatorOptions,
     Doubles,

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from server.aggregators.aggregator import (
+from fedstill.server.aggregators.aggregator import (
     Aggregated,
     AggregatorOptions,
     Doubles,

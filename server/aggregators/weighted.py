@@ -9,8 +9,8 @@ import math
 
 import numpy as np
 
-from common.errors import ConfigError
-from server.aggregators.aggregator import (
+from fedstill.common.errors import ConfigError
+from fedstill.server.aggregators.aggregator import (
     Aggregated,
     AggregatorOptions,
     Doubles,

@@ -6,16 +6,16 @@ import os
 import sys
 from pathlib import Path
 
-from common.config import to_toml
-from common.errors import UsageError
-from common.files import write_text_atomically
-from server.compare.collect import collect
-from server.compare.folder import check_folder, inspect_run, run_folder
-from server.compare.page import render_page
-from server.compare.plan import Plan, PlannedRun, check_plan, make_plan
-from server.compare.records import COMPARISON_FILE, Comparison, read_comparison
-from server.compare.running import Display, run_all
-from server.compare.terminal import make_display, print_comparison
+from fedstill.common.config import to_toml
+from fedstill.common.errors import UsageError
+from fedstill.common.files import write_text_atomically
+from fedstill.server.compare.collect import collect
+from fedstill.server.compare.folder import check_folder, inspect_run, run_folder
+from fedstill.server.compare.page import render_page
+from fedstill.server.compare.plan import Plan, PlannedRun, check_plan, make_plan
+from fedstill.server.compare.records import COMPARISON_FILE, Comparison, read_comparison
+from fedstill.server.compare.running import Display, run_all
+from fedstill.server.compare.terminal import make_display, print_comparison
 
 __all__ = [
     "COMPARISON_FILE",

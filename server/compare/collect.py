@@ -7,14 +7,14 @@ from importlib import metadata
 from pathlib import Path
 from statistics import fmean
 
-from common.config import Scalar
-from server.compare.columns import COLUMNS, read_figures
-from server.compare.folder import read_finished, run_folder
-from server.compare.plan import Plan, PlannedRun, describe_partitions
-from server.compare.records import Cell, Comparison, RunRow, Spread, Verdict
-from server.compare.statistics import sample_deviation
-from server.compare.verdicts import judge
-from server.summary import Summary
+from fedstill.common.config import Scalar
+from fedstill.server.compare.columns import COLUMNS, read_figures
+from fedstill.server.compare.folder import read_finished, run_folder
+from fedstill.server.compare.plan import Plan, PlannedRun, describe_partitions
+from fedstill.server.compare.records import Cell, Comparison, RunRow, Spread, Verdict
+from fedstill.server.compare.statistics import sample_deviation
+from fedstill.server.compare.verdicts import judge
+from fedstill.server.run.summary import Summary
 
 Partitions = tuple[tuple[str, Scalar], ...]
 

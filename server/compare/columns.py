@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
-from server.summary import Summary
-from server.units import format_bytes, format_ratio, format_seconds
+from fedstill.server.display.units import format_bytes, format_ratio, format_seconds
+from fedstill.server.run.summary import Summary
 
 
 @dataclass(frozen=True)

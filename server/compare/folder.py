@@ -10,12 +10,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from common.config import Config, flatten, load_config
-from common.errors import ConfigError, DataError, UsageError
-from server.checkpoints import load_state
-from server.compare.plan import Plan, format_scalar
-from server.compare.records import COMPARISON_FILE, read_comparison
-from server.summary import Summary, read_summary
+from fedstill.common.config import Config, flatten, load_config
+from fedstill.common.errors import ConfigError, DataError, UsageError
+from fedstill.server.compare.plan import Plan, format_scalar
+from fedstill.server.compare.records import COMPARISON_FILE, read_comparison
+from fedstill.server.run.state import load_state
+from fedstill.server.run.summary import Summary, read_summary
 
 Found = Literal["nothing", "begun", "finished"]
 

@@ -7,16 +7,16 @@ from html import escape
 from string import Template
 from urllib.parse import quote
 
-from server.compare.columns import COLUMNS
-from server.compare.pictures import draw_accuracies, draw_rounds, draw_traffic, series_number
-from server.compare.plan import format_scalar
-from server.compare.records import Cell, Comparison, RunRow, Verdict
-from server.compare.terminal import mark_cells, write_spread
-from server.report.page import render_figure
-from server.report.style import PAGE
-from server.report.tables import render_table
-from server.theme import write_variables
-from server.units import UNKNOWN, format_bytes, format_ratio, format_seconds
+from fedstill.server.compare.columns import COLUMNS
+from fedstill.server.compare.pictures import draw_accuracies, draw_rounds, draw_traffic, series_number
+from fedstill.server.compare.plan import format_scalar
+from fedstill.server.compare.records import Cell, Comparison, RunRow, Verdict
+from fedstill.server.compare.terminal import mark_cells, write_spread
+from fedstill.server.display.theme import write_variables
+from fedstill.server.display.units import UNKNOWN, format_bytes, format_ratio, format_seconds
+from fedstill.server.report.page import render_figure
+from fedstill.server.report.style import PAGE
+from fedstill.server.report.tables import render_table
 
 _FRAME = PAGE[: PAGE.index("</style>")]
 _OWN_STYLE = """

@@ -10,11 +10,11 @@ from typing import Any
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from server.compare.plan import format_scalar
-from server.compare.records import Cell, Comparison
-from server.compare.statistics import sample_deviation
-from server.report.pictures import COLOURS, Picture, format_tick, to_svg
-from server.theme import SERIES
+from fedstill.server.compare.plan import format_scalar
+from fedstill.server.compare.records import Cell, Comparison
+from fedstill.server.compare.statistics import sample_deviation
+from fedstill.server.display.theme import SERIES
+from fedstill.server.report.pictures import COLOURS, Picture, format_tick, to_svg
 
 MARKERS = "osD^vPX*"
 DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))

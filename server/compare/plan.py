@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from common.config import Config, Scalar, build_config, flatten, load_config
-from common.datasets import absolute_source, load_dataset, split_dataset
-from common.errors import ConfigError, UsageError
-from common.models import measure_input, resolve_model
-from server.encoding import encode_dataset
-from server.preparation import check_names
-from server.schemes import SCHEMES, get_scheme
+from fedstill.common.config import Config, Scalar, build_config, flatten, load_config
+from fedstill.common.datasets import absolute_source, load_dataset, split_dataset
+from fedstill.common.errors import ConfigError, UsageError
+from fedstill.common.models import measure_input, resolve_model
+from fedstill.server.exchange.vocabulary import encode_dataset
+from fedstill.server.federation.preparation import check_names
+from fedstill.server.schemes import SCHEMES, get_scheme
 
 Value = TypeVar("Value", bound=Scalar)
 

@@ -7,9 +7,9 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
-from common.config import Scalar
-from common.errors import DataError
-from server.summary import Record
+from fedstill.common.config import Scalar
+from fedstill.common.errors import DataError
+from fedstill.server.run.summary import Record
 
 COMPARISON_FILE = "comparison.json"
 

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from common.config import to_toml
-from common.files import write_text_atomically
-from server.compare.folder import inspect_run, run_folder
-from server.compare.plan import PlannedRun
+from fedstill.common.config import to_toml
+from fedstill.common.files import write_text_atomically
+from fedstill.server.compare.folder import inspect_run, run_folder
+from fedstill.server.compare.plan import PlannedRun
 
 POLL_SECONDS = 0.1
 # A run that is asked to end closes its label service and its Ray cluster.
@@ -128,7 +128,7 @@ def _start(run: PlannedRun, output_dir: Path, grid_name: str, display: Display) 
         write_text_atomically(config_path, to_toml(run.config))
         arguments = [str(config_path), "--run-dir", str(run_dir)]
     # -P: the folder that the command runs in may hold a `server` of its own.
-    entry = [sys.executable, "-P", "-c", "from server.cli import main; main()"]
+    entry = [sys.executable, "-P", "-c", "from fedstill.server.cli import main; main()"]
     log_path.parent.mkdir(parents=True, exist_ok=True)
     with log_path.open("wb") as log:
         process = subprocess.Popen(  # noqa: S603 - this interpreter, our own command

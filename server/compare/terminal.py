@@ -13,12 +13,12 @@ from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElaps
 from rich.table import Table
 from rich.text import Text
 
-from server.compare.columns import COLUMNS
-from server.compare.folder import read_finished
-from server.compare.plan import Plan, PlannedRun
-from server.compare.records import Cell, Comparison, Spread, Verdict
-from server.compare.running import Display
-from server.units import UNKNOWN, format_ratio, format_seconds
+from fedstill.server.compare.columns import COLUMNS
+from fedstill.server.compare.folder import read_finished
+from fedstill.server.compare.plan import Plan, PlannedRun
+from fedstill.server.compare.records import Cell, Comparison, Spread, Verdict
+from fedstill.server.compare.running import Display
+from fedstill.server.display.units import UNKNOWN, format_ratio, format_seconds
 
 # Short heads, since the table has to fit eighty letters; the artefact's size only where there are more.
 HEADS = {

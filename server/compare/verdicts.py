@@ -5,9 +5,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping
 
-from server.compare.columns import Column
-from server.compare.records import Margin, Verdict
-from server.compare.statistics import pair_difference
+from fedstill.server.compare.columns import Column
+from fedstill.server.compare.records import Margin, Verdict
+from fedstill.server.compare.statistics import pair_difference
 
 Values = Mapping[str, Mapping[int, float]]
 """Of one column: the finished runs' values by cell and seed."""

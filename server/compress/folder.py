@@ -10,9 +10,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from common.errors import UsageError
-from common.files import write_text_atomically
-from server.compress.records import Front, Row
+from fedstill.common.errors import UsageError
+from fedstill.common.files import write_text_atomically
+from fedstill.server.compress.records import Front, Row
 
 FRONT_FILE = "front.json"
 PICTURE_FILE = "front.png"

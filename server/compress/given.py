@@ -11,17 +11,17 @@ import onnx
 import torch
 from torch import nn
 
-from common.compressors.static_int8 import fold_constants
-from common.compressors.structure import load_compressed
-from common.errors import CheckpointError, DataError, FedStillError, UsageError
-from common.models import InputSpec, build_model, resolve_model
-from common.onnx_export import trace_model
-from common.runtime import Predictor, open_graph
-from common.seeding import stream_seed
-from common.tracing import find_untraceable_layer
-from common.training import deterministic, digest_weights
-from server.compress.records import Material
-from server.teacher import import_factory
+from fedstill.common.compressors.static_int8 import fold_constants
+from fedstill.common.compressors.structure import load_compressed
+from fedstill.common.errors import CheckpointError, DataError, FedStillError, UsageError
+from fedstill.common.inference import Predictor, open_graph
+from fedstill.common.models import InputSpec, build_model, resolve_model
+from fedstill.common.onnx_export import trace_model
+from fedstill.common.seeding import stream_seed
+from fedstill.common.tracing import find_untraceable_layer
+from fedstill.common.training import deterministic, digest_weights
+from fedstill.server.compress.records import Material
+from fedstill.server.exchange.teacher import import_factory
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from common.compressors.pte import check_calibration
-from common.config import DataConfig
-from common.datasets import RAW_TASKS, Dataset, load_dataset, read_samples
-from common.datasets.draws import complement, draw_stratified
-from common.encoders import ENCODER_OF_TASK, Encoder, encoder_from_json, fit_encoder
-from common.errors import DataError, FedStillError
-from common.models import measure_input
-from common.seeding import stream
-from server.compress.records import Material
+from fedstill.common.compressors.pte import check_calibration
+from fedstill.common.config import DataConfig
+from fedstill.common.datasets import RAW_TASKS, Dataset, load_dataset, read_samples
+from fedstill.common.datasets.draws import complement, draw_stratified
+from fedstill.common.encoders import ENCODER_OF_TASK, Encoder, encoder_from_json, fit_encoder
+from fedstill.common.errors import DataError, FedStillError
+from fedstill.common.models import measure_input
+from fedstill.common.seeding import stream
+from fedstill.server.compress.records import Material
 
 
 def load_material(

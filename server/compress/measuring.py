@@ -11,13 +11,13 @@ import numpy as np
 import onnx
 from torch import nn
 
-from common.artefact import collect_files, digest_files, read_artefact, write_artefact
-from common.compressors import CompressionPlan
-from common.compressors.exporting import ExportedModel, ExportJob, export_model
-from common.costs import count_macs, measure_peak_memory
-from common.runtime import Predictor, describe_host, measure_latency
-from server.compress.given import Given, predict_all
-from server.compress.records import Material, Row
+from fedstill.common.artefact import collect_files, digest_files, read_artefact, write_artefact
+from fedstill.common.compressors import CompressionPlan
+from fedstill.common.compressors.exporting import ExportedModel, ExportJob, export_model
+from fedstill.common.costs import count_macs, measure_peak_memory
+from fedstill.common.inference import Predictor, describe_host, measure_latency
+from fedstill.server.compress.given import Given, predict_all
+from fedstill.server.compress.records import Material, Row
 
 ARTEFACT_DIR = "artefact"
 _BATCH_SIZE = 64

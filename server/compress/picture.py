@@ -6,7 +6,7 @@ import io
 from collections.abc import Callable
 from typing import Any
 
-from server.compress.records import Front, Row
+from fedstill.server.compress.records import Front, Row
 
 _SHAPES = {"given": "*", "control": "D", "plan": "o"}
 

@@ -6,8 +6,8 @@ import importlib.util
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from common.compressors import CompressionPlan, make_plan
-from common.errors import UsageError, unknown_name
+from fedstill.common.compressors import CompressionPlan, make_plan
+from fedstill.common.errors import UsageError, unknown_name
 
 DEFAULT_GRID = (
     "bits=8",

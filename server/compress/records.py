@@ -9,9 +9,9 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from common.datasets import Dataset
-from common.encoders import Encoder
-from common.models import InputSpec
+from fedstill.common.datasets import Dataset
+from fedstill.common.encoders import Encoder
+from fedstill.common.models import InputSpec
 
 
 @dataclass(frozen=True)

@@ -11,21 +11,21 @@ import numpy as np
 import onnx
 from torch import nn
 
-from common.compressors import CompressionPlan, without_compression
-from common.config import DataConfig
-from common.errors import FedStillError, UsageError
-from common.files import write_bytes_atomically
-from common.losses import get_loss
-from common.runtime import describe_host
-from common.training import predict_logits
-from server.compress.folder import PICTURE_FILE, open_folder, read_row, slug, write_front, write_row
-from server.compress.given import Given, export_graph, load_given, predict_all
-from server.compress.material import load_material
-from server.compress.measuring import export_plan, measure_row, measure_speed
-from server.compress.picture import draw_front
-from server.compress.plans import make_grid, name_plan, training_part
-from server.compress.records import Budget, Front, Material, Row, find_front
-from server.compress.training import train_plan
+from fedstill.common.compressors import CompressionPlan, without_compression
+from fedstill.common.config import DataConfig
+from fedstill.common.errors import FedStillError, UsageError
+from fedstill.common.files import write_bytes_atomically
+from fedstill.common.inference import describe_host
+from fedstill.common.losses import get_loss
+from fedstill.common.training import predict_logits
+from fedstill.server.compress.folder import PICTURE_FILE, open_folder, read_row, slug, write_front, write_row
+from fedstill.server.compress.given import Given, export_graph, load_given, predict_all
+from fedstill.server.compress.material import load_material
+from fedstill.server.compress.measuring import export_plan, measure_row, measure_speed
+from fedstill.server.compress.picture import draw_front
+from fedstill.server.compress.plans import make_grid, name_plan, training_part
+from fedstill.server.compress.records import Budget, Front, Material, Row, find_front
+from fedstill.server.compress.training import train_plan
 
 Say = Callable[[str], None]
 

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from server.compress.records import Front, Row
-from server.units import UNKNOWN, format_bytes
+from fedstill.server.compress.records import Front, Row
+from fedstill.server.display.units import UNKNOWN, format_bytes
 
 _WIDTH = 140
 

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from common.compressors import CompressionPlan
-from common.compressors.recovery import make_recovery
-from common.losses import get_loss
-from common.seeding import stream, stream_seed
-from common.training import (
+from fedstill.common.compressors import CompressionPlan
+from fedstill.common.compressors.recovery import make_recovery
+from fedstill.common.losses import get_loss
+from fedstill.common.seeding import stream, stream_seed
+from fedstill.common.training import (
     Batch,
     Optimisation,
     deterministic,
@@ -23,7 +23,7 @@ from common.training import (
     shuffled_batches,
     steps_per_epoch,
 )
-from server.compress.records import Budget, Material
+from fedstill.server.compress.records import Budget, Material
 
 
 def count_steps(material: Material, budget: Budget) -> int:
@@ -55,7 +55,7 @@ def train_plan(
         budget: How long and how.
         seed: Seeds the order of the samples and dropout.
         num_threads: Threads of torch.
-        on_step: As for `common.training.fit`.
+        on_step: As for `fedstill.common.training.fit`.
 
     Returns:
         The trained model, in evaluation mode.

@@ -13,9 +13,9 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from server.dashboard.access import LOGIN_PATH, Gate, answer_login
-from server.dashboard.streams import TICK_SECONDS, Desk
-from server.theme import THEME
+from fedstill.server.dashboard.access import LOGIN_PATH, Gate, answer_login
+from fedstill.server.dashboard.streams import TICK_SECONDS, Desk
+from fedstill.server.display.theme import THEME
 
 STATIC = Path(__file__).with_name("static")
 KINDS = {

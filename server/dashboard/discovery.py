@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from server.checkpoints import STATE_FILE, is_live
-from server.dashboard.following import LineTail
-from server.logs import LOG_FILE
+from fedstill.server.dashboard.following import LineTail
+from fedstill.server.run.logs import LOG_FILE
+from fedstill.server.run.state import STATE_FILE, is_live
 
 # Comparisons keep their runs two folders down.
 MAX_DEPTH = 3

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from common.config import defaults
-from server.checkpoints import STATE_FILE, is_live, read_holders
-from server.dashboard.discovery import SUMMARY_FILE, read_flat_config
-from server.dashboard.following import LineTail
-from server.dashboard.metrics import METRICS_FILE, read_metrics
-from server.dashboard.rounds import HISTORY, NODE_COLUMNS, NodeView, account_round, tell_node
-from server.logs import LOG_FILE
+from fedstill.common.config import defaults
+from fedstill.server.dashboard.discovery import SUMMARY_FILE, read_flat_config
+from fedstill.server.dashboard.following import LineTail
+from fedstill.server.dashboard.metrics import METRICS_FILE, read_metrics
+from fedstill.server.dashboard.rounds import HISTORY, NODE_COLUMNS, NodeView, account_round, tell_node
+from fedstill.server.run.logs import LOG_FILE
+from fedstill.server.run.state import STATE_FILE, is_live, read_holders
 
 MAX_EVENTS = 400
 MAX_NODE_EVENTS = 50

@@ -13,8 +13,8 @@ from pathlib import Path
 import uvicorn
 from starlette.types import ASGIApp
 
-from common.errors import UsageError
-from server.dashboard.app import make_app
+from fedstill.common.errors import UsageError
+from fedstill.server.dashboard.app import make_app
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 MIN_TOKEN_LETTERS = 16

@@ -11,9 +11,9 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
-from server.checkpoints import read_holders
-from server.dashboard.discovery import Brief, find_runs
-from server.dashboard.run_view import RunView
+from fedstill.server.dashboard.discovery import Brief, find_runs
+from fedstill.server.dashboard.run_view import RunView
+from fedstill.server.run.state import read_holders
 
 TICK_SECONDS = 1.0
 # Proxies and browsers give up on a stream that is silent for long.

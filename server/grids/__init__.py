@@ -1,7 +1,7 @@
 """Grids of our own: the same apps in one process, on this machine's CPUs or on a Ray cluster."""
 
-from server.grids.actor_needs import ActorNeeds
-from server.grids.local_grid import LocalGrid
-from server.grids.ray_grid import RayGrid
+from fedstill.server.grids.actor_needs import ActorNeeds
+from fedstill.server.grids.local_grid import LocalGrid
+from fedstill.server.grids.ray_grid import RayGrid
 
 __all__ = ["ActorNeeds", "LocalGrid", "RayGrid"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from common.errors import ConfigError
+from fedstill.common.errors import ConfigError
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from common.errors import RunError
-from server.grids.hosting import decode, encode, refuse, stamp
-from server.grids.mailroom import Job
+from fedstill.common.errors import RunError
+from fedstill.server.grids.hosting import decode, encode, refuse, stamp
+from fedstill.server.grids.mailroom import Job
 
 PULL_SECONDS = 0.05
 """How long a pull waits for a reply: a polling loop then costs neither CPU nor latency."""

@@ -23,8 +23,8 @@ from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY, ErrorCode
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
 
-from common.config import Scalar
-from common.errors import ConfigError, RunError
+from fedstill.common.config import Scalar
+from fedstill.common.errors import ConfigError, RunError
 
 _log = logging.getLogger("fedstill.node")
 
@@ -62,7 +62,7 @@ class NodeHost:
     as long as the node stays, and starts empty when the node comes from another host.
 
     Args:
-        client_app: The app, or where to import it from, as "clients.app:app".
+        client_app: The app, or where to import it from, as "fedstill.clients.app:app".
         num_nodes: Nodes of the federation, here and elsewhere; their ids are 1 to
             num_nodes, and node n owns partition n - 1.
         run_config: Flat, dotted keys that each node finds in its context.

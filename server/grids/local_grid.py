@@ -9,10 +9,10 @@ from typing import Self
 
 from flwr.clientapp import ClientApp
 
-from common.config import Scalar
-from server.grids.hosted_grid import HostedGrid
-from server.grids.hosting import NodeHost
-from server.grids.mailroom import Job
+from fedstill.common.config import Scalar
+from fedstill.server.grids.hosted_grid import HostedGrid
+from fedstill.server.grids.hosting import NodeHost
+from fedstill.server.grids.mailroom import Job
 
 
 class LocalGrid(HostedGrid):
@@ -22,14 +22,14 @@ class LocalGrid(HostedGrid):
     closed before all replies are in, and the rest come late, as on a real fleet.
 
     Args:
-        client_app: The app, or where to import it from, as "clients.app:app".
+        client_app: The app, or where to import it from, as "fedstill.clients.app:app".
         num_nodes: Virtual nodes; their ids are 1 to num_nodes.
         run_config: Flat, dotted keys that each node finds in its context.
     """
 
     def __init__(
         self,
-        client_app: ClientApp | str = "clients.app:app",
+        client_app: ClientApp | str = "fedstill.clients.app:app",
         *,
         num_nodes: int,
         run_config: Mapping[str, Scalar],

@@ -16,10 +16,10 @@ import psutil
 import ray
 import ray._private.worker
 
-from common.errors import ConfigError, RunError
-from server.grids.actor_needs import ActorNeeds
+import fedstill
+from fedstill.common.errors import ConfigError, RunError
+from fedstill.server.grids.actor_needs import ActorNeeds
 
-PACKAGES = ("clients", "common", "protos", "server")
 PROBE_SECONDS = 5.0
 # A busy machine has Ray's own processes start too late for Ray, or not at all.
 MAX_STARTS = 3
@@ -134,13 +134,13 @@ def _probe(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=PROBE_SECONDS).close()
 
 
-def _source_root() -> Path:
-    return Path(__file__).resolve().parents[2]
+def _package() -> Path:
+    return Path(fedstill.__path__[0])
 
 
 def _shipment(working_dir: Path | None) -> dict[str, Any]:
     shipment: dict[str, Any] = {
-        "py_modules": [str(_source_root() / package) for package in PACKAGES],
+        "py_modules": [str(_package())],
         "excludes": ["__pycache__", "*.pyc"],
     }
     if working_dir is not None:
@@ -154,7 +154,7 @@ def actor_environment(
     """The variables of actors: `given` over `ENVIRONMENT`, and where a local Ray finds the code."""
     environment = ENVIRONMENT | dict(given)
     if address is None:
-        folders = [str(_source_root()), *([str(working_dir.resolve())] if working_dir else [])]
+        folders = [str(_package().parent), *([str(working_dir.resolve())] if working_dir else [])]
         folders += [
             folder for folder in (environment.get("PYTHONPATH"), os.environ.get("PYTHONPATH")) if folder
         ]

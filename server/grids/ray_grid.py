@@ -14,13 +14,13 @@ import ray
 from flwr.common.constant import ErrorCode
 from ray.exceptions import ActorDiedError, RayError
 
-from common.config import Scalar
-from common.errors import RunError
-from server.grids.actor_needs import ActorNeeds
-from server.grids.hosted_grid import HostedGrid
-from server.grids.hosting import BatchHost, Progress
-from server.grids.mailroom import Job, Mailroom
-from server.grids.ray_connection import actor_environment, connect, unclosed_files_ignored
+from fedstill.common.config import Scalar
+from fedstill.common.errors import RunError
+from fedstill.server.grids.actor_needs import ActorNeeds
+from fedstill.server.grids.hosted_grid import HostedGrid
+from fedstill.server.grids.hosting import BatchHost, Progress
+from fedstill.server.grids.mailroom import Job, Mailroom
+from fedstill.server.grids.ray_connection import actor_environment, connect, unclosed_files_ignored
 
 START_SECONDS = 120.0
 # An actor is given up after so many starts and so long; on a busy machine Ray itself takes its time.
@@ -107,7 +107,7 @@ class RayGrid(HostedGrid):
 
     def __init__(
         self,
-        client_app_ref: str = "clients.app:app",
+        client_app_ref: str = "fedstill.clients.app:app",
         *,
         num_nodes: int,
         run_config: Mapping[str, Scalar],

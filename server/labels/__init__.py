@@ -1,7 +1,7 @@
 """Labels and samples on the coordinator's side: the stores, and the service over their files."""
 
-from server.labels.array_uploads import UploadedRows, UploadStore
-from server.labels.service import LabelService
-from server.labels.store import EncodedLabels, LabelSet, LabelStore
+from fedstill.server.labels.array_uploads import UploadedRows, UploadStore
+from fedstill.server.labels.service import LabelService
+from fedstill.server.labels.store import EncodedLabels, LabelSet, LabelStore
 
 __all__ = ["EncodedLabels", "LabelService", "LabelSet", "LabelStore", "UploadStore", "UploadedRows"]

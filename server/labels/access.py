@@ -16,10 +16,10 @@ from pathlib import Path
 
 import grpc
 
-from common.certificates import NONCE_BYTES
-from common.errors import AccessError
-from common.files import write_text_atomically
-from server.labels.transport import ServerCertificates
+from fedstill.common.certificates import NONCE_BYTES
+from fedstill.common.errors import AccessError
+from fedstill.common.files import write_text_atomically
+from fedstill.server.labels.transport import ServerCertificates
 
 ACCESS_FILE = "access.json"
 

@@ -25,7 +25,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from common.arrays import (
+from fedstill.common.arrays import (
     DIGEST_BYTES,
     Array,
     ArrayManifest,
@@ -34,10 +34,10 @@ from common.arrays import (
     parse_manifest,
     verify_payload,
 )
-from common.errors import DigestError, NonFiniteError, NotPublishedError, UsageError
-from protos.fedstill.v1 import labels_pb2
-from server.labels.shards import settle_folder, staged_folder
-from server.labels.uploads import MAX_UPLOAD_BYTES, check_name, check_sender
+from fedstill.common.errors import DigestError, NonFiniteError, NotPublishedError, UsageError
+from fedstill.protos.fedstill.v1 import labels_pb2
+from fedstill.server.labels.shards import settle_folder, staged_folder
+from fedstill.server.labels.uploads import MAX_UPLOAD_BYTES, check_name, check_sender
 
 AllowArray = Callable[[labels_pb2.UploadLabelsHeader | labels_pb2.GetUploadRequest], None]
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from common.codecs import Logits
-from common.errors import DataError
-from server.labels.shards import sync_folder
+from fedstill.common.codecs import Logits
+from fedstill.common.errors import DataError
+from fedstill.server.labels.shards import sync_folder
 
 # Fixed, so that a label set's id does not depend on how it is sent.
 CANONICAL_CHUNK_BYTES = 1_048_576

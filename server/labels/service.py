@@ -16,9 +16,9 @@ from types import TracebackType
 
 import grpc
 
-from common.arrays import DIGEST_BYTES, MAX_FRAME_BYTES, MAX_MESSAGE_BYTES
-from common.certificates import is_loopback
-from common.errors import (
+from fedstill.common.arrays import DIGEST_BYTES, MAX_FRAME_BYTES, MAX_MESSAGE_BYTES
+from fedstill.common.certificates import is_loopback
+from fedstill.common.errors import (
     AccessError,
     DigestError,
     ExchangeError,
@@ -26,13 +26,13 @@ from common.errors import (
     NotPublishedError,
     UsageError,
 )
-from protos.fedstill.v1 import labels_pb2
-from server.events import UploadRefused
-from server.labels.access import Doorkeeper
-from server.labels.array_uploads import AllowArray, UploadStore
-from server.labels.store import LabelStore
-from server.labels.transport import ServerCertificates
-from server.labels.uploads import receive_upload
+from fedstill.protos.fedstill.v1 import labels_pb2
+from fedstill.server.labels.access import Doorkeeper
+from fedstill.server.labels.array_uploads import AllowArray, UploadStore
+from fedstill.server.labels.store import LabelStore
+from fedstill.server.labels.transport import ServerCertificates
+from fedstill.server.labels.uploads import receive_upload
+from fedstill.server.run.events import UploadRefused
 
 OnCall = Callable[[str, str, float, int], None]
 OnRefuse = Callable[[UploadRefused], None]

@@ -20,14 +20,14 @@ from typing import BinaryIO
 
 import numpy as np
 
-from common.arrays import (
+from fedstill.common.arrays import (
     Chunk,
     LabelEncoding,
     build_manifest,
     describe_chunk,
     serialize_chunk,
 )
-from common.errors import DigestError, NotPublishedError
+from fedstill.common.errors import DigestError, NotPublishedError
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def write_array(
     Args:
         root: The store's folder.
         payloads: Payload of each chunk, in order.
-        num_rows: As the other arguments, see `common.arrays.ArrayManifest`.
+        num_rows: As the other arguments, see `fedstill.common.arrays.ArrayManifest`.
         row_shape: Shape of one decoded row.
         dtype: NumPy name of the element type.
         codec: Codec of the payloads.

@@ -3,7 +3,7 @@
 sets/<id>/       label_set.json, logits.npy: a label set, immutable
 index/<key>      (teacher, public set, augmentation seed) → id; the first one stays
 encodings/<id>/  codec and temperature → digest of the encoded array
-arrays/<digest>/ what is sent: see `server.labels.shards`
+arrays/<digest>/ what is sent: see `fedstill.server.labels.shards`
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from common.arrays import (
+from fedstill.common.arrays import (
     DTYPES,
     MAX_DIMENSIONS,
     MAX_TEMPERATURE,
@@ -29,9 +29,9 @@ from common.arrays import (
     LabelEncoding,
     count_chunk_rows,
 )
-from common.codecs import Logits, get_codec
-from common.errors import ConfigError, DataError, DigestError, NotPublishedError
-from server.labels.canonical import (
+from fedstill.common.codecs import Logits, get_codec
+from fedstill.common.errors import ConfigError, DataError, DigestError, NotPublishedError
+from fedstill.server.labels.canonical import (
     CANONICAL_CHUNK_BYTES,
     canonical,
     canonical_chunks,
@@ -39,7 +39,7 @@ from server.labels.canonical import (
     write_first,
     write_logits,
 )
-from server.labels.shards import (
+from fedstill.server.labels.shards import (
     StoredArray,
     open_array,
     settle_folder,

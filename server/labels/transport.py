@@ -14,7 +14,7 @@ import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from common.certificates import (
+from fedstill.common.certificates import (
     CA_CERTIFICATE,
     REVOKED,
     SERVER_CERTIFICATE,
@@ -26,7 +26,7 @@ from common.certificates import (
     read_clock,
     read_revoked,
 )
-from common.errors import AccessError, UsageError
+from fedstill.common.errors import AccessError, UsageError
 
 _log = logging.getLogger(__name__)
 _Stamp = tuple[tuple[int, int, int] | None, ...]

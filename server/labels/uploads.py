@@ -12,10 +12,10 @@ from pathlib import Path, PurePosixPath
 
 import google_crc32c
 
-from common.arrays import DIGEST_BYTES, MAX_CHUNK_BYTES
-from common.errors import DigestError, UsageError
-from protos.fedstill.v1 import labels_pb2
-from server.labels.shards import sync_file, sync_folder
+from fedstill.common.arrays import DIGEST_BYTES, MAX_CHUNK_BYTES
+from fedstill.common.errors import DigestError, UsageError
+from fedstill.protos.fedstill.v1 import labels_pb2
+from fedstill.server.labels.shards import sync_file, sync_folder
 
 MAX_UPLOAD_BYTES = 2**30
 MAX_UPLOAD_FILES = 64

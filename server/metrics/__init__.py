@@ -5,10 +5,10 @@ less often, or not at all. It is rendered by hand, some ten times faster than th
 prometheus_client at ten thousand nodes.
 """
 
-from server.metrics.catalogue import CATALOGUE, NODE_METRICS, RUN_METRICS, Metric, render_table
-from server.metrics.endpoint import MetricsEndpoint
-from server.metrics.run import MAX_METHODS, RunMetrics
-from server.metrics.watch import watch_actors, watch_certificates, watch_run_folder
+from fedstill.server.metrics.catalogue import CATALOGUE, NODE_METRICS, RUN_METRICS, Metric, render_table
+from fedstill.server.metrics.endpoint import MetricsEndpoint
+from fedstill.server.metrics.run import MAX_METHODS, RunMetrics
+from fedstill.server.metrics.watch import watch_actors, watch_certificates, watch_run_folder
 
 __all__ = [
     "CATALOGUE",

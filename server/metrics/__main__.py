@@ -1,11 +1,11 @@
-"""Writes the table of metrics: `python -m server.metrics`."""
+"""Writes the table of metrics: `python -m fedstill.server.metrics`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from common.files import write_text_atomically
-from server.metrics.catalogue import render_table
+from fedstill.common.files import write_text_atomically
+from fedstill.server.metrics.catalogue import render_table
 
 TABLE = Path(__file__).resolve().parents[2] / "deploy" / "prometheus" / "METRICS.md"
 

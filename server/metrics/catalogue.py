@@ -1,7 +1,7 @@
 """Every metric that FedStill exports, in one table.
 
 `RunMetrics` registers what stands here and `deploy/prometheus/METRICS.md` is written
-from it (`python -m server.metrics`), so a name, a label or a unit has one home.
+from it (`python -m fedstill.server.metrics`), so a name, a label or a unit has one home.
 """
 
 from __future__ import annotations
@@ -189,9 +189,9 @@ def render_table() -> str:
     lines = [
         "# Metrics",
         "",
-        "Written by `python -m server.metrics` from `server/metrics/catalogue.py`; a test compares it with",
-        "what a run exports. Units stand in the names; ratios are within [0, 1]. A gauge that nobody has",
-        "measured yet is `NaN`, or has no series where it has labels. A resumed run counts from zero again.",
+        "Written by `python -m fedstill.server.metrics` from `server/metrics/catalogue.py`; a test compares",
+        "it with what a run exports. Units stand in the names; ratios are within [0, 1]. A gauge that nobody",
+        "has measured yet is `NaN`, or has no series where it has labels. A resumed run counts from zero again.",
         "",
         "Every run writes its endpoint to `RUN/metrics.address` and, where `monitoring.targets_dir` is set,",
         "to that folder for Prometheus' file discovery. Its last values stay in `RUN/metrics.txt`",

@@ -13,9 +13,9 @@ from typing import Any
 
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encoder
 
-from common.errors import UsageError
-from common.files import write_text_atomically
-from server.metrics.run import RunMetrics
+from fedstill.common.errors import UsageError
+from fedstill.common.files import write_text_atomically
+from fedstill.server.metrics.run import RunMetrics
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from server.metrics.catalogue import NODE_METRICS
+from fedstill.server.metrics.catalogue import NODE_METRICS
 
 _NAMES = tuple(metric.full_name for metric in NODE_METRICS)
 _PLACES = {metric.name.removeprefix("node_"): place for place, metric in enumerate(NODE_METRICS)}

@@ -15,8 +15,10 @@ import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.openmetrics.exposition import generate_latest
 
-from common.files import write_text_atomically
-from server.events import (
+from fedstill.common.files import write_text_atomically
+from fedstill.server.metrics.catalogue import PERCENTILES, RUN_METRICS, Metric
+from fedstill.server.metrics.nodes import NodeSeries
+from fedstill.server.run.events import (
     Event,
     LabelsPublished,
     NodeBudgeted,
@@ -35,8 +37,6 @@ from server.events import (
     UploadRefused,
     Warned,
 )
-from server.metrics.catalogue import PERCENTILES, RUN_METRICS, Metric
-from server.metrics.nodes import NodeSeries
 
 # Callers choose the names of methods that do not exist; past this many all share one label.
 MAX_METHODS = 32

@@ -12,9 +12,9 @@ from cryptography import x509
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from server.checkpoints import STATE_FILE
-from server.metrics.catalogue import RUN_METRICS
-from server.metrics.run import RunMetrics
+from fedstill.server.metrics.catalogue import RUN_METRICS
+from fedstill.server.metrics.run import RunMetrics
+from fedstill.server.run.state import STATE_FILE
 
 CERTIFICATE_ENDINGS = (".pem", ".crt")
 # A folder of enrolled nodes can hold thousands; those of coordinator and authority are few.

@@ -1,5 +1,5 @@
 """Which student a node trains, in which codec it gets its labels, and with which hyperparameters."""
 
-from server.planner.fixed import plan_node, plan_training
+from fedstill.server.planner.fixed import plan_node, plan_training
 
 __all__ = ["plan_node", "plan_training"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from common.compressors import CompressionPlan, make_plan
-from common.compressors.plan import without_compression
-from common.config import Config
-from common.models import InputSpec, resolve_model
+from fedstill.common.compressors import CompressionPlan, make_plan
+from fedstill.common.compressors.plan import without_compression
+from fedstill.common.config import Config
+from fedstill.common.models import InputSpec, resolve_model
 
 WIDTHS = (0.25, 0.5, 1.0, 2.0)
 """Times `student.width`."""

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from common.devices import DeviceProfile
-from server.planner.candidates import Candidate
-from server.units import format_bytes, format_ratio, format_seconds
+from fedstill.common.devices import DeviceProfile
+from fedstill.server.display.units import format_bytes, format_ratio, format_seconds
+from fedstill.server.planner.candidates import Candidate
 
 # Two measurements of one graph differ by this much; less is no reason to call a form slower.
 SLOWER_RATIO = 1.1

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from common.codecs import CODECS, get_codec
-from common.config import Config
-from common.devices import Link
-from common.errors import FedStillError
-from server.label_figures import measure_divergence
-from server.labels import LabelStore
-from server.publication import Encoding
+from fedstill.common.codecs import CODECS, get_codec
+from fedstill.common.config import Config
+from fedstill.common.devices import Link
+from fedstill.common.errors import FedStillError
+from fedstill.server.exchange.publication import Encoding
+from fedstill.server.figures.labels import measure_divergence
+from fedstill.server.labels import LabelStore
 
 AUTO = "auto"
 USUAL = "lp8"

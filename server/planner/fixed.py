@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from common.compressors import make_plan
-from common.config import Config
-from common.losses import FEATURE_LOSSES
-from common.models import InputSpec, resolve_model
-from common.wire import plan_to_proto
-from protos.fedstill.v1 import fleet_pb2
-from server.checkpoints import NodeState
+from fedstill.common.compressors import make_plan
+from fedstill.common.config import Config
+from fedstill.common.losses import FEATURE_LOSSES
+from fedstill.common.models import InputSpec, resolve_model
+from fedstill.common.wire import plan_to_proto
+from fedstill.protos.fedstill.v1 import fleet_pb2
+from fedstill.server.run.state import NodeState
 
 
 def plan_student(config: Config, spec: InputSpec, node_id: str) -> fleet_pb2.StudentPlan:

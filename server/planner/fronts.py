@@ -6,18 +6,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from common.config import Config
-from common.devices import DeviceProfile
-from common.devices.suite import host_speed
-from common.errors import UsageError
-from common.files import default_home
-from server.events import Observer, PhaseAdvanced, Warned, timed_phase
-from server.exchange import Exchange
-from server.flips import read_encoder
-from server.planner.candidates import Candidate, list_candidates
-from server.planner.choice import Choice, Conditions, Option, choose_option, find_feasible
-from server.planner.measuring import Subject, measure_costs
-from server.planner.pilots import run_pilots
+from fedstill.common.config import Config
+from fedstill.common.devices import DeviceProfile
+from fedstill.common.devices.suite import host_speed
+from fedstill.common.errors import UsageError
+from fedstill.common.files import default_home
+from fedstill.server.analysis.flips import read_encoder
+from fedstill.server.exchange.exchange import Exchange
+from fedstill.server.planner.candidates import Candidate, list_candidates
+from fedstill.server.planner.choice import Choice, Conditions, Option, choose_option, find_feasible
+from fedstill.server.planner.measuring import Subject, measure_costs
+from fedstill.server.planner.pilots import run_pilots
+from fedstill.server.run.events import Observer, PhaseAdvanced, Warned, timed_phase
 
 
 class Front:

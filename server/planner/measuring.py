@@ -19,21 +19,21 @@ import numpy as np
 import torch
 from torch import nn
 
-from common.artefact import collect_files, write_artefact
-from common.compressors.lowrank import factorise_layers
-from common.compressors.pruning import count_channels, prune_channels
-from common.costs import count_macs
-from common.devices.suite import measure_quiet_latency
-from common.encoders import Encoder
-from common.errors import FedStillError
-from common.files import write_text_atomically
-from common.models import InputSpec
-from common.runtime import describe_host
-from common.runtimes import get_runtime
-from common.students import StudentDesign, build_student, describe_student, export_student
-from common.training import count_bytes, count_parameters
-from server.planner.candidates import Candidate
-from server.planner.choice import computes_in
+from fedstill.common.artefact import collect_files, write_artefact
+from fedstill.common.compressors.lowrank import factorise_layers
+from fedstill.common.compressors.pruning import count_channels, prune_channels
+from fedstill.common.costs import count_macs
+from fedstill.common.devices.suite import measure_quiet_latency
+from fedstill.common.encoders import Encoder
+from fedstill.common.errors import FedStillError
+from fedstill.common.files import write_text_atomically
+from fedstill.common.inference import describe_host
+from fedstill.common.models import InputSpec
+from fedstill.common.runtimes import get_runtime
+from fedstill.common.students import StudentDesign, build_student, describe_student, export_student
+from fedstill.common.training import count_bytes, count_parameters
+from fedstill.server.planner.candidates import Candidate
+from fedstill.server.planner.choice import computes_in
 
 _FLOAT_BYTES = 4
 

@@ -21,17 +21,17 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from common.compressors.recovery import make_recovery
-from common.files import write_text_atomically
-from common.losses import get_loss
-from common.runtime import predict_probabilities
-from common.runtimes import get_runtime
-from common.seeding import stream, stream_seed
-from common.students import build_student, export_student
-from common.training import Batch, Optimisation, deterministic, digest_weights, fit, shuffled_batches
-from server.exchange import Exchange
-from server.planner.candidates import Candidate
-from server.planner.measuring import Subject
+from fedstill.common.compressors.recovery import make_recovery
+from fedstill.common.files import write_text_atomically
+from fedstill.common.inference import predict_probabilities
+from fedstill.common.losses import get_loss
+from fedstill.common.runtimes import get_runtime
+from fedstill.common.seeding import stream, stream_seed
+from fedstill.common.students import build_student, export_student
+from fedstill.common.training import Batch, Optimisation, deterministic, digest_weights, fit, shuffled_batches
+from fedstill.server.exchange.exchange import Exchange
+from fedstill.server.planner.candidates import Candidate
+from fedstill.server.planner.measuring import Subject
 
 NUM_STEPS = 300
 MAX_SAMPLES = 4096

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from common.config import Config
-from common.devices import DeviceProfile, Link, builtin_profiles, load_profile
-from common.errors import ConfigError, ExchangeError
-from common.models import InputSpec
-from common.wire import profile_from_proto
-from protos.fedstill.v1 import fleet_pb2
-from server.checkpoints import NodePlan, NodeState
-from server.events import Event, NodeBudgeted, NodePlanned, Warned
-from server.exchange import Exchange
-from server.planner.choice import Choice, Option
-from server.planner.codecs import AUTO, choose_codec, choose_upload_codec, reconsider_codec
-from server.planner.fixed import plan_node
-from server.planner.fronts import Front, refuse
-from server.planner.replanning import (
+from fedstill.common.config import Config
+from fedstill.common.devices import DeviceProfile, Link, builtin_profiles, load_profile
+from fedstill.common.errors import ConfigError, ExchangeError
+from fedstill.common.models import InputSpec
+from fedstill.common.wire import profile_from_proto
+from fedstill.protos.fedstill.v1 import fleet_pb2
+from fedstill.server.exchange.exchange import Exchange
+from fedstill.server.exchange.publication import Publication
+from fedstill.server.planner.choice import Choice, Option
+from fedstill.server.planner.codecs import AUTO, choose_codec, choose_upload_codec, reconsider_codec
+from fedstill.server.planner.fixed import plan_node
+from fedstill.server.planner.fronts import Front, refuse
+from fedstill.server.planner.replanning import (
     find_conditions,
     observe_report,
     observe_timeout,
@@ -29,7 +28,8 @@ from server.planner.replanning import (
     reconsider,
     record_plan,
 )
-from server.publication import Publication
+from fedstill.server.run.events import Event, NodeBudgeted, NodePlanned, Warned
+from fedstill.server.run.state import NodePlan, NodeState
 
 # A fetch of less says more of the cache and of the handshake than of the link.
 MIN_OBSERVED_BYTES = 65_536

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from common.compressors import make_plan
-from common.config import Config
-from server.checkpoints import NodePlan, NodeState
-from server.planner.candidates import Candidate
-from server.planner.choice import Choice, Conditions, Option, computes_in, find_obstacle
-from server.planner.fronts import Front, scale_latencies
+from fedstill.common.compressors import make_plan
+from fedstill.common.config import Config
+from fedstill.server.planner.candidates import Candidate
+from fedstill.server.planner.choice import Choice, Conditions, Option, computes_in, find_obstacle
+from fedstill.server.planner.fronts import Front, scale_latencies
+from fedstill.server.run.state import NodePlan, NodeState
 
 # Latencies and steps over their budget by less than this are noise.
 TOLERANCE = 1.1

@@ -8,14 +8,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from common.errors import DataError
-from common.files import write_text_atomically
-from server.flips import read_flips
-from server.report.faults import render_faults
-from server.report.page import render_page
-from server.report.pictures import RoundPoint, draw_accuracy_against_bytes, draw_controls, draw_curves
-from server.report.reproduction import read_identity
-from server.summary import read_summary
+from fedstill.common.errors import DataError
+from fedstill.common.files import write_text_atomically
+from fedstill.server.analysis.flips import read_flips
+from fedstill.server.report.faults import render_faults
+from fedstill.server.report.page import render_page
+from fedstill.server.report.pictures import (
+    RoundPoint,
+    draw_accuracy_against_bytes,
+    draw_controls,
+    draw_curves,
+)
+from fedstill.server.report.reproduction import read_identity
+from fedstill.server.run.summary import read_summary
 
 
 def write_report(run_dir: Path) -> Path:

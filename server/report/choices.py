@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from server.summary import ChoiceSummary, NodeSummary
-from server.units import format_ratio
+from fedstill.server.display.units import format_ratio
+from fedstill.server.run.summary import ChoiceSummary, NodeSummary
 
 MAX_ROWS = 5000
 CHOICES_HEAD = (

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from html import escape
 from itertools import groupby
 
-from server.summary import DeviceSummary, NodeSummary
-from server.units import UNKNOWN, format_bytes, format_ratio, format_seconds
+from fedstill.server.display.units import UNKNOWN, format_bytes, format_ratio, format_seconds
+from fedstill.server.run.summary import DeviceSummary, NodeSummary
 
 HEAD = (
     "<tr><th>Device<th class=n>Nodes<th>Student<th class=n>Accuracy<th class=n>Expected<th class=n>Local"

@@ -7,8 +7,8 @@ from collections import Counter
 from html import escape
 from pathlib import Path
 
-from server.logs import LOG_FILE
-from server.report.tables import render_table
+from fedstill.server.report.tables import render_table
+from fedstill.server.run.logs import LOG_FILE
 
 MAX_NAMES = 4
 MAX_WARNINGS = 20

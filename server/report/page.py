@@ -7,17 +7,17 @@ from html import escape
 from string import Template
 from typing import Any
 
-from common.config import defaults
-from server.flips import Flips
-from server.report.choices import render_choices
-from server.report.devices import render_devices
-from server.report.pictures import Picture, RoundPoint, known
-from server.report.quality import render_quality
-from server.report.reproduction import Identity, render_reproduction
-from server.report.style import PAGE
-from server.report.tables import render_table
-from server.summary import NodeSummary, RoundSummary, Summary
-from server.units import UNKNOWN, format_bytes, format_ratio, format_seconds, format_times
+from fedstill.common.config import defaults
+from fedstill.server.analysis.flips import Flips
+from fedstill.server.display.units import UNKNOWN, format_bytes, format_ratio, format_seconds, format_times
+from fedstill.server.report.choices import render_choices
+from fedstill.server.report.devices import render_devices
+from fedstill.server.report.pictures import Picture, RoundPoint, known
+from fedstill.server.report.quality import render_quality
+from fedstill.server.report.reproduction import Identity, render_reproduction
+from fedstill.server.report.style import PAGE
+from fedstill.server.report.tables import render_table
+from fedstill.server.run.summary import NodeSummary, RoundSummary, Summary
 
 # These keep the file under 2 MB; what is left out stands in summary.json.
 MAX_NODE_ROWS = 10_000

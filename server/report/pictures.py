@@ -14,8 +14,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from server.summary import NodeSummary, Summary
-from server.units import format_bytes, format_ratio
+from fedstill.server.display.units import format_bytes, format_ratio
+from fedstill.server.run.summary import NodeSummary, Summary
 
 # The light page's colours; in the finished SVG each becomes the page's variable of that name.
 COLOURS = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from html import escape
 
-from server.flips import Flip, Flips
-from server.summary import NodeQuality, NodeSummary, Resemblance
-from server.units import UNKNOWN, format_ratio
+from fedstill.server.analysis.flips import Flip, Flips
+from fedstill.server.display.units import UNKNOWN, format_ratio
+from fedstill.server.run.summary import NodeQuality, NodeSummary, Resemblance
 
 QUALITY_HEAD = (
     "<tr><th>Node<th>Compared<th class=n>Same class<th class=n>KL, nats<th class=n>CKA"

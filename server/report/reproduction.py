@@ -10,10 +10,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from common.errors import DataError
-from server.report.tables import render_table
-from server.summary import Summary
-from server.units import UNKNOWN
+from fedstill.common.errors import DataError
+from fedstill.server.display.units import UNKNOWN
+from fedstill.server.report.tables import render_table
+from fedstill.server.run.summary import Summary
 
 _STUDENT = re.compile(rb'"student_digest": "[0-9a-f]*"')
 CHECK_COMMAND = """grep -o '"student_digest": "[0-9a-f]*"' {}/rounds.jsonl | sha256sum"""

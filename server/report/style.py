@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from server.theme import DARK, LIGHT
+from fedstill.server.display.theme import DARK, LIGHT
 
 # No scripts, no fonts, no images from elsewhere: the policy makes the browser hold the page to it.
 PAGE = (

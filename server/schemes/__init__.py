@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from common.errors import unknown_name
-from server.schemes.classwise import average_class_means
-from server.schemes.co_teaching import refine_teacher
-from server.schemes.ensemble import publish_ensemble
-from server.schemes.prototypes import average_prototypes
-from server.schemes.records import Contribution, Scheme
-from server.schemes.weights import average_weights
+from fedstill.common.errors import unknown_name
+from fedstill.server.schemes.classwise import average_class_means
+from fedstill.server.schemes.co_teaching import refine_teacher
+from fedstill.server.schemes.ensemble import publish_ensemble
+from fedstill.server.schemes.prototypes import average_prototypes
+from fedstill.server.schemes.records import Contribution, Scheme
+from fedstill.server.schemes.weights import average_weights
 
 __all__ = ["SCHEMES", "Contribution", "Scheme", "get_scheme"]
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from server.exchange import Exchange
-from server.schemes.records import Contribution
+from fedstill.server.exchange.exchange import Exchange
+from fedstill.server.schemes.records import Contribution
 
 
 def average_class_means(exchange: Exchange, contributions: list[Contribution]) -> None:

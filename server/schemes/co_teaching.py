@@ -16,9 +16,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from common.losses import get_loss
-from common.seeding import stream, stream_seed
-from common.training import (
+from fedstill.common.losses import get_loss
+from fedstill.common.seeding import stream, stream_seed
+from fedstill.common.training import (
     Batch,
     Optimisation,
     deterministic,
@@ -27,12 +27,12 @@ from common.training import (
     shuffled_batches,
     steps_per_epoch,
 )
-from server.exchange import Exchange
-from server.hints import publish_hints
-from server.label_figures import measure_divergence
-from server.schemes.ensemble import aggregate_logits
-from server.schemes.records import Contribution
-from server.teacher import Teacher, find_hits, label_samples, teacher_device
+from fedstill.server.exchange.exchange import Exchange
+from fedstill.server.exchange.hints import publish_hints
+from fedstill.server.exchange.teacher import Teacher, find_hits, label_samples, teacher_device
+from fedstill.server.figures.labels import measure_divergence
+from fedstill.server.schemes.ensemble import aggregate_logits
+from fedstill.server.schemes.records import Contribution
 
 # Passes over the public set in each round, no fewer steps than it takes to change a trained model at all;
 # the ensemble's weight against the server's own labels, and its temperature. Found on Fashion-MNIST's

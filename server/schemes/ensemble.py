@@ -10,10 +10,10 @@ import hashlib
 
 import numpy as np
 
-from common.errors import RunError
-from server.aggregators import AggregatorOptions, get_aggregator
-from server.exchange import Exchange
-from server.schemes.records import Contribution
+from fedstill.common.errors import RunError
+from fedstill.server.aggregators import AggregatorOptions, get_aggregator
+from fedstill.server.exchange.exchange import Exchange
+from fedstill.server.schemes.records import Contribution
 
 
 def publish_ensemble(exchange: Exchange, contributions: list[Contribution]) -> None:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from common.errors import ConfigError
-from server.exchange import Exchange
-from server.schemes.records import Contribution
+from fedstill.common.errors import ConfigError
+from fedstill.server.exchange.exchange import Exchange
+from fedstill.server.schemes.records import Contribution
 
 
 def average_prototypes(exchange: Exchange, contributions: list[Contribution]) -> None:

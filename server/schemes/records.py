@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from server.exchange import Exchange
+from fedstill.server.exchange.exchange import Exchange
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 
-from server.exchange import Exchange
-from server.schemes.records import Contribution
+from fedstill.server.exchange.exchange import Exchange
+from fedstill.server.schemes.records import Contribution
 
 
 def average_weights(exchange: Exchange, contributions: list[Contribution]) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from server.checkpoints import STATE_FILE, load_state
+from fedstill.server.run.state import STATE_FILE, load_state
 
 ROOT = Path(__file__).resolve().parents[2]
 LIFE_SECONDS = 120.0

@@ -22,11 +22,11 @@ from pathlib import Path
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from clients import app as node
-from clients import tasks
-from clients.labels import send
-from common.wire import unpack
-from protos.fedstill.v1 import fleet_pb2
+from fedstill.clients import app as node
+from fedstill.clients import tasks
+from fedstill.clients.labels import send
+from fedstill.common.wire import unpack
+from fedstill.protos.fedstill.v1 import fleet_pb2
 
 app = ClientApp()
 app.query()(node.hello)

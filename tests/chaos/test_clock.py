@@ -39,7 +39,7 @@ def test_a_run_that_resumes_40_days_earlier_ends_the_same(
     life = warm.start(*begin, str(run_dir))
     patiently(lambda: committed(run_dir) >= 1, within_seconds=60, what="first round")
     life.kill()
-    program = [sys.executable, "-c", "from server.cli import main; main()"]
+    program = [sys.executable, "-c", "from fedstill.server.cli import main; main()"]
     done = subprocess.run(
         [faketime, "-f", "-40d", *program, "simulate", "--grid", "local", "--resume", str(run_dir)],
         cwd=ROOT,

@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 
-from server.checkpoints import STATE_FILE, load_state
+from fedstill.server.run.state import STATE_FILE, load_state
 
 # The long form is FEDSTILL_CHAOS_KILLS=50.
 NUM_KILLS = int(os.environ.get("FEDSTILL_CHAOS_KILLS", "8"))

@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from server.authority import init_authority
-from server.enrolment import add_node
+from fedstill.server.pki.authority import init_authority
+from fedstill.server.pki.enrolment import add_node
 from tests.chaos.proxy import Proxy
 from tests.deployment import (
     coordinator,

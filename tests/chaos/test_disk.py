@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clients.labels import LabelCache
-from clients.node_store import NodeStore
-from common.errors import ExchangeError
-from server.labels import LabelService, LabelStore
+from fedstill.clients.labels import LabelCache
+from fedstill.clients.node_store import NodeStore
+from fedstill.common.errors import ExchangeError
+from fedstill.server.labels import LabelService, LabelStore
 
 QUICK = (
     "federation.scheme=local",  # nodes send nothing, so it is the coordinator that meets the full disk

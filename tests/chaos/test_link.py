@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clients.labels import LabelCache, Transport, upload_array
-from common.errors import ExchangeError
-from server.authority import init_authority, issue_node
-from server.enrolment import write_bundle
-from server.labels import LabelService, LabelStore
-from server.labels.access import open_round
-from server.labels.array_uploads import UploadStore
+from fedstill.clients.labels import LabelCache, Transport, upload_array
+from fedstill.common.errors import ExchangeError
+from fedstill.server.labels import LabelService, LabelStore
+from fedstill.server.labels.access import open_round
+from fedstill.server.labels.array_uploads import UploadStore
+from fedstill.server.pki.authority import init_authority, issue_node
+from fedstill.server.pki.enrolment import write_bundle
 from tests.chaos.proxy import Proxy
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -143,7 +143,14 @@ def test_a_link_that_is_back_after_a_blackhole_is_gone_on_with(link: Any, move: 
 
 @contextmanager
 def serving(store: Path, authority: Path, *, port: int) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    command = [sys.executable, "-c", "from server.cli import main; main()", "labels", "serve", str(store)]
+    command = [
+        sys.executable,
+        "-c",
+        "from fedstill.server.cli import main; main()",
+        "labels",
+        "serve",
+        str(store),
+    ]
     process = subprocess.Popen(
         [*command, "--port", str(port), "--certificates", str(authority)],
         cwd=ROOT,
@@ -160,13 +167,13 @@ def serving(store: Path, authority: Path, *, port: int) -> Iterator[tuple[subpro
 
 
 FETCH = (
-    "import sys; from pathlib import Path; from clients.labels import LabelCache, Transport\n"
+    "import sys; from pathlib import Path; from fedstill.clients.labels import LabelCache, Transport\n"
     "cache = LabelCache(Path(sys.argv[3]), num_attempts=40, transport=Transport(Path(sys.argv[2])))\n"
     "cache.fetch_array(sys.argv[1], bytes.fromhex(sys.argv[4]), timeout_seconds=20)"
 )
 UPLOAD = (
     "import sys; from pathlib import Path; import numpy as np\n"
-    "from clients.labels import Transport, upload_array\n"
+    "from fedstill.clients.labels import Transport, upload_array\n"
     "rows, nonce = np.load(sys.argv[3]), bytes.fromhex(sys.argv[4])\n"
     "sending = {'run_id': 'run', 'round_number': 1, 'node_id': sys.argv[5], 'chunk_bytes': 65_536}\n"
     "transport = Transport(Path(sys.argv[2]))\n"

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from server.labels import LabelService, LabelStore
+from fedstill.server.labels import LabelService, LabelStore
 
 ROOT = Path(__file__).resolve().parents[2]
 FETCH = (
-    "import sys; from pathlib import Path; from clients.labels import LabelCache\n"
-    "from clients.labels.transport import Transport\n"
+    "import sys; from pathlib import Path; from fedstill.clients.labels import LabelCache\n"
+    "from fedstill.clients.labels.transport import Transport\n"
     "plain = Transport(allow_insecure=True)\n"
     "cache = LabelCache(Path(sys.argv[1]), num_attempts=int(sys.argv[4]), transport=plain)\n"
     "fetched = cache.fetch_array(sys.argv[2], bytes.fromhex(sys.argv[3]), timeout_seconds=2)\n"

@@ -20,13 +20,13 @@ import pytest
 import ray._private.node
 from flwr.app import Context, RecordDict
 
-from common.config import Config, flatten, load_config
-from server.app import make_app
-from server.events import RoundClosed
-from server.grids import LocalGrid, RayGrid
-from server.grids.hosted_grid import HostedGrid
-from server.simulate import simulate
-from server.summary import read_summary
+from fedstill.common.config import Config, flatten, load_config
+from fedstill.server.app import make_app
+from fedstill.server.grids import LocalGrid, RayGrid
+from fedstill.server.grids.hosted_grid import HostedGrid
+from fedstill.server.run.events import RoundClosed
+from fedstill.server.run.summary import read_summary
+from fedstill.server.simulate import simulate
 
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[2]
@@ -186,7 +186,7 @@ def test_a_coordinator_killed_above_its_actors_leaves_none_and_resumes_to_the_id
         "monitoring.enabled=false",
     ]
     arguments = [part for item in settings for part in ("--set", item)]
-    command = [sys.executable, "-c", "from server.cli import main; main()", "simulate"]
+    command = [sys.executable, "-c", "from fedstill.server.cli import main; main()", "simulate"]
     run_dir = tmp_path / "killed"
     environment = os.environ | {"FEDSTILL_HOME": str(warm.home)}
     with (tmp_path / "log").open("w") as log:

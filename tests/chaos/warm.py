@@ -2,7 +2,7 @@
 
 A line of JSON on stdin, {"arguments": […], "log": PATH}, forks one; its process id and
 then its exit status come back as a line each. Whatever it is told to do is done by
-`server.cli.run`, as in the command: only the seconds that Python needs to read torch
+`fedstill.server.cli.run`, as in the command: only the seconds that Python needs to read torch
 and Flower are spared.
 """
 
@@ -14,12 +14,12 @@ import os
 import sys
 
 MODULES = (
-    "server.cli",
-    "server.app",
-    "server.simulate",
-    "server.progress",
-    "server.report",
-    "clients.app",
+    "fedstill.server.cli",
+    "fedstill.server.app",
+    "fedstill.server.simulate",
+    "fedstill.server.display.progress",
+    "fedstill.server.report",
+    "fedstill.clients.app",
     "onnxruntime",
     "onnxruntime.quantization",
     "onnxscript",
@@ -37,7 +37,7 @@ def live(arguments: list[str], log: str) -> None:
     os.dup2(output, 2)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     sys.argv = ["fedstill", *arguments]
-    from server.cli import run
+    from fedstill.server.cli import run
 
     code = run()
     sys.stdout.flush()

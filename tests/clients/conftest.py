@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from common.artefact import write_artefact
-from common.compressors import make_plan
-from common.config import DataConfig
-from common.datasets import load_dataset
-from common.models import measure_input
-from common.students import StudentDesign, build_student, describe_student, export_student
-from common.training import Optimisation, deterministic, fit, shuffled_batches
+from fedstill.common.artefact import write_artefact
+from fedstill.common.compressors import make_plan
+from fedstill.common.config import DataConfig
+from fedstill.common.datasets import load_dataset
+from fedstill.common.models import measure_input
+from fedstill.common.students import StudentDesign, build_student, describe_student, export_student
+from fedstill.common.training import Optimisation, deterministic, fit, shuffled_batches
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clients.predict import predict_file
-from common import artefact as artefacts
-from common.artefact import (
+from fedstill.clients.predict import predict_file
+from fedstill.common import artefact as artefacts
+from fedstill.common.artefact import (
     amend_manifest,
     collect_files,
     count_artefact_bytes,
@@ -20,12 +20,12 @@ from common.artefact import (
     read_graph,
     write_artefact,
 )
-from common.compressors import make_plan
-from common.encoders import Encoder
-from common.errors import ArtefactError, DataError
-from common.models import measure_input
-from common.runtime import measure_latency, predict_probabilities
-from common.students import StudentDesign, build_student, describe_student, export_student
+from fedstill.common.compressors import make_plan
+from fedstill.common.encoders import Encoder
+from fedstill.common.errors import ArtefactError, DataError
+from fedstill.common.inference import measure_latency, predict_probabilities
+from fedstill.common.models import measure_input
+from fedstill.common.students import StudentDesign, build_student, describe_student, export_student
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6),

@@ -7,12 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from clients import bench
-from clients.bench import Budgets, find_runtimes, make_profile, measure_device, measure_disk, measure_memory
-from clients.bench_training import time_steps
-from clients.cli import run
-from common.devices import load_profile
-from common.errors import UsageError
+from fedstill.clients import bench
+from fedstill.clients.bench import (
+    Budgets,
+    find_runtimes,
+    make_profile,
+    measure_device,
+    measure_disk,
+    measure_memory,
+)
+from fedstill.clients.bench_training import time_steps
+from fedstill.clients.cli import run
+from fedstill.common.devices import load_profile
+from fedstill.common.errors import UsageError
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 
-from clients.density import choose_shared, find_clusters, squared_distances
+from fedstill.clients.density import choose_shared, find_clusters, squared_distances
 
 
 def blobs(centres, num=40, spread=0.3, seed=0):

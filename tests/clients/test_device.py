@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from clients.bundle import read_bundle
-from clients.device import (
+from fedstill.clients.bundle import read_bundle
+from fedstill.clients.device import (
     LONGEST_PAUSE_SECONDS,
     Device,
     build_command,
@@ -24,9 +24,9 @@ from clients.device import (
     pauses,
     run_device,
 )
-from common.errors import UsageError
-from server.authority import init_authority, issue_node
-from server.enrolment import add_node, write_bundle
+from fedstill.common.errors import UsageError
+from fedstill.server.pki.authority import init_authority, issue_node
+from fedstill.server.pki.enrolment import add_node, write_bundle
 
 
 @pytest.fixture
@@ -194,7 +194,7 @@ def test_a_stop_while_the_supernode_is_being_started_leaves_none_behind(device, 
         os.kill(os.getpid(), signal.SIGTERM)
         return process
 
-    monkeypatch.setattr("clients.device.start_supernode", start)
+    monkeypatch.setattr("fedstill.clients.device.start_supernode", start)
     try:
         assert run_device(replaced(device, niceness=0)) == 0
         assert [process.poll() for process in started] == [-signal.SIGTERM]

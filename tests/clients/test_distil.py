@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from clients.distil import Distillation, SoftLabels, distil_student, train_alone
-from clients.private import LabelledSamples
-from common.losses import get_loss
-from common.training import Optimisation, deterministic, digest_weights, predict_logits
+from fedstill.clients.distil import Distillation, SoftLabels, distil_student, train_alone
+from fedstill.clients.private import LabelledSamples
+from fedstill.common.losses import get_loss
+from fedstill.common.training import Optimisation, deterministic, digest_weights, predict_logits
 
 OPTIMISATION = Optimisation(learning_rate=0.01, weight_decay=1e-4)
 

@@ -5,14 +5,14 @@ import pytest
 import torch
 from torch import nn
 
-from clients.distil import Distillation, SoftLabels, distil_student
-from clients.hints import Hint
-from clients.private import LabelledSamples
-from common.errors import ConfigError
-from common.features import compute_features
-from common.losses import get_loss
-from common.models import build_model, measure_input
-from common.training import Optimisation, deterministic, digest_weights
+from fedstill.clients.distil import Distillation, SoftLabels, distil_student
+from fedstill.clients.hints import Hint
+from fedstill.clients.private import LabelledSamples
+from fedstill.common.errors import ConfigError
+from fedstill.common.features import compute_features
+from fedstill.common.losses import get_loss
+from fedstill.common.models import build_model, measure_input
+from fedstill.common.training import Optimisation, deterministic, digest_weights
 
 X = np.random.default_rng(0).integers(0, 17, (48, 8, 8)).astype(np.uint8)
 Y = np.arange(48) % 10

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from clients.machine import name_machine
+from fedstill.clients.machine import name_machine
 
-ASK = "from clients.machine import name_machine; print(name_machine())"
+ASK = "from fedstill.clients.machine import name_machine; print(name_machine())"
 
 
 def test_processes_with_other_host_names_name_the_same_machine(require_program):

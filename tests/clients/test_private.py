@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from clients.private import (
+from fedstill.clients.private import (
     LabelledSamples,
     PrivateData,
     check_private,
@@ -15,13 +15,13 @@ from clients.private import (
     load_public_samples,
     name_node,
 )
-from common.config import build_config
-from common.datasets import load_dataset, split_dataset
-from common.datasets.values import as_texts
-from common.encoders import Encoder
-from common.errors import DataError
-from common.models import measure_input
-from common.wire import input_to_proto
+from fedstill.common.config import build_config
+from fedstill.common.datasets import load_dataset, split_dataset
+from fedstill.common.datasets.values import as_texts
+from fedstill.common.encoders import Encoder
+from fedstill.common.errors import DataError
+from fedstill.common.models import measure_input
+from fedstill.common.wire import input_to_proto
 
 CONFIG = build_config({"federation.num_nodes": 4, "federation.partitioner": "iid"})
 

@@ -5,11 +5,11 @@ import threading
 import numpy as np
 import pytest
 
-from clients.serving import CURRENT, RELEASES, Canary, install_artefact, roll_back
-from common.artefact import read_artefact, write_artefact
-from common.datasets import Samples
-from common.errors import ArtefactError, DataError, UsageError
-from common.students import build_student, export_student
+from fedstill.clients.serving import CURRENT, RELEASES, Canary, install_artefact, roll_back
+from fedstill.common.artefact import read_artefact, write_artefact
+from fedstill.common.datasets import Samples
+from fedstill.common.errors import ArtefactError, DataError, UsageError
+from fedstill.common.students import build_student, export_student
 
 
 @pytest.fixture

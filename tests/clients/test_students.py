@@ -7,12 +7,12 @@ import onnx
 import pytest
 import torch
 
-from common.artefact import digest_files
-from common.compressors import make_plan
-from common.errors import FedStillError
-from common.runtime import open_graph, predict_probabilities
-from common.students import build_student, describe_student, export_student
-from common.training import count_parameters, digest_weights, predict_logits
+from fedstill.common.artefact import digest_files
+from fedstill.common.compressors import make_plan
+from fedstill.common.errors import FedStillError
+from fedstill.common.inference import open_graph, predict_probabilities
+from fedstill.common.students import build_student, describe_student, export_student
+from fedstill.common.training import count_parameters, digest_weights, predict_logits
 
 
 def test_initial_weights_follow_from_the_seed(digits):

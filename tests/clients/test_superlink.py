@@ -15,11 +15,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clients.superlink import explain_end, find_fault
-from server.authority import init_authority, issue_node, revoke_node
-from server.enrolment import add_node, write_bundle
-from server.flower_programs import Site, flower_environment, superlink_command, write_connection
-from server.supervision import _end, _Part, _start, _wait_for_port, register_fleet
+from fedstill.clients.superlink import explain_end, find_fault
+from fedstill.server.deployment.flower_programs import (
+    Site,
+    flower_environment,
+    superlink_command,
+    write_connection,
+)
+from fedstill.server.deployment.supervision import _end, _Part, _start, _wait_for_port, register_fleet
+from fedstill.server.pki.authority import init_authority, issue_node, revoke_node
+from fedstill.server.pki.enrolment import add_node, write_bundle
 
 PROGRAM = str(Path(sys.executable).with_name("fedstill-node"))
 

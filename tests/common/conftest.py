@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from common.config import DataConfig
-from common.datasets import load_dataset
-from common.models import build_model, measure_input
-from common.training import Optimisation, deterministic, fit, shuffled_batches
+from fedstill.common.config import DataConfig
+from fedstill.common.datasets import load_dataset
+from fedstill.common.models import build_model, measure_input
+from fedstill.common.training import Optimisation, deterministic, fit, shuffled_batches
 
 
 @pytest.fixture(scope="session")

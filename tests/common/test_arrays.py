@@ -3,7 +3,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from common.arrays import (
+from fedstill.common.arrays import (
     MAX_CHUNK_BYTES,
     Chunk,
     LabelEncoding,
@@ -16,9 +16,9 @@ from common.arrays import (
     read_message,
     serialize_chunk,
 )
-from common.codecs import CODECS
-from common.errors import DataError, DigestError, ExchangeError
-from protos.fedstill.v1 import labels_pb2
+from fedstill.common.codecs import CODECS
+from fedstill.common.errors import DataError, DigestError, ExchangeError
+from fedstill.protos.fedstill.v1 import labels_pb2
 
 PAYLOADS = [bytes(range(12)), bytes(range(12, 18))]
 ENCODING = LabelEncoding("ab" * 32, "lp8", 4.0)

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from cryptography import x509
 
-from common.certificates import (
+from fedstill.common.certificates import (
     Credentials,
     find_fault,
     is_loopback,
@@ -14,8 +14,8 @@ from common.certificates import (
     sign_hello,
     verify_hello,
 )
-from common.errors import AccessError, UsageError
-from server.authority import init_authority, issue_node
+from fedstill.common.errors import AccessError, UsageError
+from fedstill.server.pki.authority import init_authority, issue_node
 
 NOW = datetime(2030, 6, 1, tzinfo=UTC)
 

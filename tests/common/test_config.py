@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.config import (
+from fedstill.common.config import (
     Config,
     build_config,
     defaults,
@@ -16,7 +16,7 @@ from common.config import (
     reference,
     to_toml,
 )
-from common.errors import ConfigError
+from fedstill.common.errors import ConfigError
 
 every_key = pytest.mark.parametrize("key", sorted(defaults()))
 

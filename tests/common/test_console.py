@@ -5,8 +5,8 @@ import sys
 import pytest
 import typer
 
-from common import errors
-from common.console import exit_with, run_command
+from fedstill.common import errors
+from fedstill.common.console import exit_with, run_command
 
 
 def run_raising(monkeypatch, action, *, arguments=()):

@@ -3,13 +3,13 @@
 import pytest
 from torch import nn
 
-from common.artefact import write_artefact
-from common.compressors.static_int8 import fold_constants
-from common.costs import count_macs, measure_peak_memory
-from common.errors import FedStillError
-from common.models import InputSpec
-from common.onnx_export import trace_model
-from common.runtimes.onnx_graph import MODEL_FILE
+from fedstill.common.artefact import write_artefact
+from fedstill.common.compressors.static_int8 import fold_constants
+from fedstill.common.costs import count_macs, measure_peak_memory
+from fedstill.common.errors import FedStillError
+from fedstill.common.models import InputSpec
+from fedstill.common.onnx_export import trace_model
+from fedstill.common.runtimes.onnx_graph import MODEL_FILE
 
 SPEC = InputSpec("tabular", (6,), "float32", "F", 1.0, (0.0,) * 6, (1.0,) * 6)
 IMAGES = InputSpec("image", (3, 8, 8), "float32", "CHW", 1.0, (0.0,) * 3, (1.0,) * 3)

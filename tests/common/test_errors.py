@@ -2,7 +2,7 @@
 
 import pytest
 
-from common import errors
+from fedstill.common import errors
 
 TREE = [
     (errors.FedStillError, Exception, 1),

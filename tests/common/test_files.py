@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from common.files import atomic_path, default_home, write_bytes_atomically, write_text_atomically
+from fedstill.common.files import atomic_path, default_home, write_bytes_atomically, write_text_atomically
 
 
 def test_content_is_written_whole(tmp_path):

@@ -8,14 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-import common
-from common.errors import FedStillError
-from common.models import build_model, measure_input
-from common.onnx_export import recall_trace, strip_metadata, swap_weights, trace_model
-from common.runtime import open_session
-from common.training import deterministic, predict_logits
+from fedstill.common.errors import FedStillError
+from fedstill.common.inference import open_session
+from fedstill.common.models import build_model, measure_input
+from fedstill.common.onnx_export import recall_trace, strip_metadata, swap_weights, trace_model
+from fedstill.common.training import deterministic, predict_logits
 
-REPOSITORY = Path(common.__file__).parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def build(name, spec, seed=0):
@@ -150,7 +149,7 @@ def test_a_damaged_graph_is_traced_again(traced, tmp_path):
 
 
 def test_only_so_many_graphs_are_kept(traced, tmp_path, monkeypatch):
-    monkeypatch.setattr("common.onnx_export.MAX_KEPT", 2)
+    monkeypatch.setattr("fedstill.common.onnx_export.MAX_KEPT", 2)
     for key in "abc":
         recall_trace(tmp_path, key, lambda: traced)
     assert len(list(tmp_path.iterdir())) == 2

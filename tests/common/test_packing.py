@@ -10,8 +10,8 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.errors import ArtefactError
-from common.packing import MAGIC, Region, pack_bytes, unpack_bytes
+from fedstill.common.errors import ArtefactError
+from fedstill.common.packing import MAGIC, Region, pack_bytes, unpack_bytes
 
 RNG = np.random.default_rng(0)
 SPARSE = np.where(RNG.random(4096) < 0.9, 0, RNG.integers(-63, 64, 4096)).astype(np.int8)

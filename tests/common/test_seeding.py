@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.seeding import stream, stream_seed
+from fedstill.common.seeding import stream, stream_seed
 
 BASE = {"seed": 1, "purpose": "batches", "node": "node-0001", "round_number": 2}
 

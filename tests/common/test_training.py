@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
-from common.errors import CheckpointError, ConfigError, DataError
-from common.training import (
+from fedstill.common.errors import CheckpointError, ConfigError, DataError
+from fedstill.common.training import (
     Optimisation,
     choose_device,
     count_bytes,

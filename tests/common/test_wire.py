@@ -8,9 +8,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.errors import ExchangeError
-from common.models import measure_input
-from common.wire import (
+from fedstill.common.errors import ExchangeError
+from fedstill.common.models import measure_input
+from fedstill.common.wire import (
     ARRAY,
     RECORD,
     count_packed_bytes,
@@ -21,7 +21,7 @@ from common.wire import (
     predictions_to_proto,
     unpack,
 )
-from protos.fedstill.v1 import fleet_pb2
+from fedstill.protos.fedstill.v1 import fleet_pb2
 
 
 def record(data):

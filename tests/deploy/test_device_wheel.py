@@ -22,25 +22,23 @@ def wheel(tmp_path_factory):
 
 def test_it_holds_no_code_of_the_coordinator(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {
-        "clients",
-        "common",
-        "protos",
-    }
-    assert "clients/app.py" in names
-    assert "protos/fedstill/v1/labels_pb2.py" in names
+    inside = {name.split("/")[1] for name in names if name.startswith("fedstill/")}
+    assert inside == {"__init__.py", "py.typed", "clients", "common", "protos"}
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"fedstill"}
+    assert "fedstill/clients/app.py" in names
+    assert "fedstill/protos/fedstill/v1/labels_pb2.py" in names
 
 
 def test_it_has_the_devices_command_alone(wheel):
     (entries,) = [name for name in zipfile.ZipFile(wheel).namelist() if name.endswith("entry_points.txt")]
     text = zipfile.ZipFile(wheel).read(entries).decode()
-    assert text.split() == ["[console_scripts]", "fedstill-node", "=", "clients.cli:main"]
+    assert text.split() == ["[console_scripts]", "fedstill-node", "=", "fedstill.clients.cli:main"]
 
 
-@pytest.mark.parametrize("module", ["clients.predict", "clients.app"])
+@pytest.mark.parametrize("module", ["fedstill.clients.predict", "fedstill.clients.app"])
 def test_it_runs_without_the_coordinators_code(wheel, tmp_path, module):
     zipfile.ZipFile(wheel).extractall(tmp_path)
-    code = f"import sys; sys.modules['server'] = None; import {module}; print({module}.__file__)"
+    code = f"import sys; sys.modules['fedstill.server'] = None; import {module}; print({module}.__file__)"
     done = subprocess.run(
         [sys.executable, "-P", "-c", code],
         env={"PYTHONPATH": str(tmp_path), "PATH": "/bin"},

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from server.metrics import CATALOGUE
+from fedstill.server.metrics import CATALOGUE
 
 GRAFANA = Path(__file__).resolve().parents[2] / "deploy" / "grafana"
 NAMES = ("exchange", "fleet", "node", "privacy")

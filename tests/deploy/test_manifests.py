@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from common.config import build_config
+from fedstill.common.config import build_config
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"

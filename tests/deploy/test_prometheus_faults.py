@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from server.authority import init_authority
-from server.checkpoints import STATE_FILE
-from server.events import (
+from fedstill.server.metrics import MetricsEndpoint, RunMetrics, watch_certificates, watch_run_folder
+from fedstill.server.pki.authority import init_authority
+from fedstill.server.run.events import (
     NodeBudgeted,
     NodeReported,
     PhaseStarted,
@@ -24,7 +24,7 @@ from server.events import (
     RunStarted,
     UploadRefused,
 )
-from server.metrics import MetricsEndpoint, RunMetrics, watch_certificates, watch_run_folder
+from fedstill.server.run.state import STATE_FILE
 
 INTERVAL_SECONDS = 1.0
 # A fault waits for the next scrape; the alert has two evaluations from then on.

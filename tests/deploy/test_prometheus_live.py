@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from common.config import load_config
-from server.events import Event, RunFinished
-from server.simulate import simulate
+from fedstill.common.config import load_config
+from fedstill.server.run.events import Event, RunFinished
+from fedstill.server.simulate import simulate
 
 pytestmark = pytest.mark.xdist_group("prometheus")  # what they share takes long to make
 

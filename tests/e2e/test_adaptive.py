@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from common.config import load_config
-from server.simulate import simulate
-from server.summary import Summary
+from fedstill.common.config import load_config
+from fedstill.server.run.summary import Summary
+from fedstill.server.simulate import simulate
 
 OVERRIDES = (
     "distill.mode=auto",

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common.artefact import read_artefact
-from common.config import Config, load_config
-from common.datasets import load_dataset
-from server.checkpoints import load_state
-from server.simulate import simulate
-from server.summary import Summary
+from fedstill.common.artefact import read_artefact
+from fedstill.common.config import Config, load_config
+from fedstill.common.datasets import load_dataset
+from fedstill.server.run.state import load_state
+from fedstill.server.run.summary import Summary
+from fedstill.server.simulate import simulate
 
 pytestmark = pytest.mark.xdist_group("compression")  # what they share takes long to make
 

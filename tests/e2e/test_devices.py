@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from server.authority import init_authority
+from fedstill.server.pki.authority import init_authority
 from tests.deployment import BIN, coordinator, find_run, free_port, start_devices, started
 
 pytestmark = [pytest.mark.slow, pytest.mark.deployment, pytest.mark.xdist_group("deployment-1")]

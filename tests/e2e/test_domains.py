@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common.config import build_config
-from common.encoders import encoder_from_json
-from server.simulate import simulate
-from server.summary import Summary
+from fedstill.common.config import build_config
+from fedstill.common.encoders import encoder_from_json
+from fedstill.server.run.summary import Summary
+from fedstill.server.simulate import simulate
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = {
@@ -76,7 +76,8 @@ def first_artefact(run_dir: Path, summary: Summary) -> Path:
 
 def predict(artefact: Path, data: Path, output: Path) -> list[int]:
     blocked = ("torch", "flwr", "grpc", "onnx", "ray", "google.protobuf", "safetensors")
-    code = f"import sys; sys.modules.update(dict.fromkeys({blocked!r}))\nfrom clients.cli import main\nmain()"
+    code = f"import sys; sys.modules.update(dict.fromkeys({blocked!r}))\n"
+    code += "from fedstill.clients.cli import main\nmain()"
     arguments = ["predict", artefact, data, "--output", output]
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from common.config import load_config
-from common.devices import load_profile
-from common.errors import RunError, UsageError
-from server.app import load_run_config
-from server.checkpoints import FederationState, load_state
-from server.cli import run
-from server.events import Event, NodePlanned, RoundClosed
-from server.simulate import simulate
+from fedstill.common.config import load_config
+from fedstill.common.devices import load_profile
+from fedstill.common.errors import RunError, UsageError
+from fedstill.server.app import load_run_config
+from fedstill.server.cli import run
+from fedstill.server.run.events import Event, NodePlanned, RoundClosed
+from fedstill.server.run.state import FederationState, load_state
+from fedstill.server.simulate import simulate
 
 pytestmark = pytest.mark.xdist_group("fleet")  # what they share takes long to make
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-import clients.tasks
-from clients.distil import SoftLabels
-from common.config import Config, load_config
-from common.errors import ConfigError
-from server.hints import scale_features
-from server.simulate import simulate
+from fedstill.clients import tasks
+from fedstill.clients.distil import SoftLabels
+from fedstill.common.config import Config, load_config
+from fedstill.common.errors import ConfigError
+from fedstill.server.exchange.hints import scale_features
+from fedstill.server.simulate import simulate
 
 QUICK = (
     "teacher.num_epochs=2",
@@ -41,7 +41,7 @@ def test_teachers_features_reach_students_beside_its_labels(
     kind: str, scheme: str, shape: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[SoftLabels] = []
-    learn = clients.tasks.learn_round
+    learn = tasks.learn_round
 
     def keep(node: Any, task: Any, student: Any, public: Any, labels: SoftLabels, *more: Any) -> Any:
         seen.append(labels)
@@ -49,7 +49,7 @@ def test_teachers_features_reach_students_beside_its_labels(
         assert np.isfinite(outcome.distillation_loss)
         return outcome
 
-    monkeypatch.setattr(clients.tasks, "learn_round", keep)
+    monkeypatch.setattr(tasks, "learn_round", keep)
     config = hint_config(f"distill.loss={kind}", f"federation.scheme={scheme}")
     summary = simulate(config, run_dir=tmp_path / "run", grid_name="local")
     hint = seen[-1].hint

@@ -15,9 +15,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from common.config import Config
-from server.checkpoints import load_state
-from server.simulate import simulate
+from fedstill.common.config import Config
+from fedstill.server.run.state import load_state
+from fedstill.server.simulate import simulate
 
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,7 +40,7 @@ def heed_interrupts() -> None:
 
 @contextmanager
 def launch(*arguments: str, home: Path) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-c", "from server.cli import main; main()", "simulate", *arguments]
+    command = [sys.executable, "-c", "from fedstill.server.cli import main; main()", "simulate", *arguments]
     environment = os.environ | {"FEDSTILL_HOME": str(home)}
     process = subprocess.Popen(
         command,

@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-import clients.schemes.classwise
-import clients.tasks
-from clients.schemes import Outcome, Rows
-from common.config import Config, load_config
-from common.errors import ConfigError
-from server.schemes import SCHEMES
-from server.simulate import simulate
-from server.summary import Summary
+from fedstill.clients import tasks
+from fedstill.clients.schemes import Outcome, Rows, classwise
+from fedstill.common.config import Config, load_config
+from fedstill.common.errors import ConfigError
+from fedstill.server.run.summary import Summary
+from fedstill.server.schemes import SCHEMES
+from fedstill.server.simulate import simulate
 
 pytestmark = pytest.mark.xdist_group("schemes")  # what they share takes long to make
 
@@ -91,7 +90,10 @@ def test_classwise_takes_out_only_what_is_inside(tmp_path: Path, monkeypatch: py
     here = threading.local()
     uploads: dict[tuple[int, str], Rows] = {}
     targets: dict[tuple[int, str], Rows] = {}
-    learn, leave_one_out = clients.tasks.learn_round, clients.schemes.classwise.leave_one_out
+    learn, leave_one_out = (
+        tasks.learn_round,
+        classwise.leave_one_out,
+    )
 
     def note_upload(node: Any, task: Any, *more: Any) -> Outcome:
         here.key = (task.round, node.private.node_id)
@@ -104,8 +106,8 @@ def test_classwise_takes_out_only_what_is_inside(tmp_path: Path, monkeypatch: py
         targets[here.key] = leave_one_out(shared, own, weight=weight)
         return targets[here.key]
 
-    monkeypatch.setattr(clients.tasks, "learn_round", note_upload)
-    monkeypatch.setattr(clients.schemes.classwise, "leave_one_out", note_targets)
+    monkeypatch.setattr(tasks, "learn_round", note_upload)
+    monkeypatch.setattr(classwise, "leave_one_out", note_targets)
     sampled = ("federation.num_nodes=4", "federation.sample_fraction=0.5", "federation.num_rounds=6")
     config = scheme_config("classwise", *sampled, "distill.num_epochs=1", "teacher.num_epochs=1")
     simulate(config, run_dir=tmp_path / "run", grid_name="local")
@@ -127,7 +129,7 @@ def test_classwise_takes_out_only_what_is_inside(tmp_path: Path, monkeypatch: py
 
 def test_classwise_arrays_hold_two_c_squared_logits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moved: list[int] = []
-    learn = clients.tasks.learn_round
+    learn = tasks.learn_round
 
     def note_sizes(
         node: Any, task: Any, student: Any, public: Any, labels: Any, shared: Any, *more: Any
@@ -137,7 +139,7 @@ def test_classwise_arrays_hold_two_c_squared_logits(tmp_path: Path, monkeypatch:
             moved.append(shared.values.size + outcome.upload.values.size)
         return outcome
 
-    monkeypatch.setattr(clients.tasks, "learn_round", note_sizes)
+    monkeypatch.setattr(tasks, "learn_round", note_sizes)
     config = scheme_config("classwise", "distill.num_epochs=1", "teacher.num_epochs=1")
     simulate(config, run_dir=tmp_path / "run", grid_name="local")
     assert moved == [2 * 10**2] * 3  # three nodes in the one round that both fetches and sends

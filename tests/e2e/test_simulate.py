@@ -15,13 +15,13 @@ import jsonschema
 import numpy as np
 import pytest
 
-from common.config import Config, load_config
-from common.datasets import load_dataset
-from common.errors import UsageError
-from server.app import open_run
-from server.checkpoints import load_state
-from server.simulate import simulate
-from server.summary import SCHEMA_PATH, Summary
+from fedstill.common.config import Config, load_config
+from fedstill.common.datasets import load_dataset
+from fedstill.common.errors import UsageError
+from fedstill.server.app import open_run
+from fedstill.server.run.state import load_state
+from fedstill.server.run.summary import SCHEMA_PATH, Summary
+from fedstill.server.simulate import simulate
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMINGS = {"seconds", "phase_seconds", "wire_bytes"}
@@ -202,7 +202,7 @@ def test_interrupted_run_resumes_to_the_identical_ending_without_asking_the_teac
     with pytest.raises(PulledPlugError):
         simulate(quick_config, run_dir=run_dir, grid_name="local", observers=[pull_the_plug])
     assert load_state(run_dir).round == 1
-    monkeypatch.setattr("server.preparation.label_samples", None)
+    monkeypatch.setattr("fedstill.server.federation.preparation.label_samples", None)
     resumed = simulate(quick_config, run_dir=run_dir, grid_name="local", resume=True)
     assert resumed.num_resumes == 1
     assert comparable_rounds(run_dir) == comparable_rounds(finished[0])
@@ -301,7 +301,7 @@ def test_predict_needs_no_torch_and_agrees_with_the_run(
     code = (
         "import sys\n"
         "for name in ('torch', 'flwr', 'grpc', 'ray', 'onnx', 'server'):\n    sys.modules[name] = None\n"
-        "from clients.cli import main\nmain()\n"
+        "from fedstill.clients.cli import main\nmain()\n"
     )
     arguments = ["predict", str(finished[0] / str(node.artefact_path)), "digits", "--output", str(output)]
     done = subprocess.run(

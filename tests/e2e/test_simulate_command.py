@@ -13,7 +13,7 @@ import pytest
 def run_cli(
     command: list[str], quick: list[str], overrides: list[str], capsys: pytest.CaptureFixture[str]
 ) -> tuple[int, str]:
-    from server.cli import run
+    from fedstill.server.cli import run
 
     arguments = [*command, *quick, *(part for item in overrides for part in ("--set", item))]
     before = sys.argv

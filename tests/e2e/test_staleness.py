@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from common.config import load_config
-from server.simulate import simulate
+from fedstill.common.config import load_config
+from fedstill.server.simulate import simulate
 
 QUICK = (
     "teacher.num_epochs=1",

@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-import clients.tasks
-from clients.distil import SoftLabels
-from common.config import Config, load_config
-from common.datasets import load_dataset, split_dataset
-from common.models import build_model, measure_input
-from common.training import load_weights, predict_logits
-from common.views import Views
-from server.labels import LabelStore
-from server.simulate import simulate
-from server.summary import Summary
+from fedstill.clients import tasks
+from fedstill.clients.distil import SoftLabels
+from fedstill.common.config import Config, load_config
+from fedstill.common.datasets import load_dataset, split_dataset
+from fedstill.common.models import build_model, measure_input
+from fedstill.common.training import load_weights, predict_logits
+from fedstill.common.views import Views
+from fedstill.server.labels import LabelStore
+from fedstill.server.run.summary import Summary
+from fedstill.server.simulate import simulate
 
 QUICK = (
     "teacher.num_epochs=2",
@@ -42,14 +42,14 @@ def views_config(*overrides: str) -> Config:
 
 def watch_lessons(monkeypatch: pytest.MonkeyPatch) -> list[SoftLabels]:
     seen: list[SoftLabels] = []
-    learn = clients.tasks.learn_round
+    learn = tasks.learn_round
 
     def keep(node: Any, task: Any, student: Any, public: Any, labels: SoftLabels | None, *more: Any) -> Any:
         if labels is not None:
             seen.append(labels)
         return learn(node, task, student, public, labels, *more)
 
-    monkeypatch.setattr(clients.tasks, "learn_round", keep)
+    monkeypatch.setattr(tasks, "learn_round", keep)
     return seen
 
 

@@ -8,17 +8,17 @@ import numpy as np
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from common.config import Config, flatten, load_config
-from common.models import InputSpec
-from common.wire import pack, predictions_to_proto, unpack
-from protos.fedstill.v1 import fleet_pb2
-from server.checkpoints import FederationState
-from server.events import Event, ReplyDropped
-from server.grids import LocalGrid
-from server.publication import Publication
-from server.schemes import Contribution
-from server.scoring import Truth
-from server.strategy import FedDistill
+from fedstill.common.config import Config, flatten, load_config
+from fedstill.common.models import InputSpec
+from fedstill.common.wire import pack, predictions_to_proto, unpack
+from fedstill.protos.fedstill.v1 import fleet_pb2
+from fedstill.server.exchange.publication import Publication
+from fedstill.server.figures.scoring import Truth
+from fedstill.server.grids import LocalGrid
+from fedstill.server.rounds.strategy import FedDistill
+from fedstill.server.run.events import Event, ReplyDropped
+from fedstill.server.run.state import FederationState
+from fedstill.server.schemes import Contribution
 
 NUM_SAMPLES, NUM_CLASSES = 10, 4
 SPEC = InputSpec("image", (8, 8), "uint8", "HW", 1.0, (0.0,), (1.0,))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from server.metrics import MetricsEndpoint, RunMetrics
+from fedstill.server.metrics import MetricsEndpoint, RunMetrics
 
 CHROMIUM = Path("/usr/bin/chromium")
 CHROMIUM_ARGS = [

@@ -6,7 +6,8 @@ import urllib.request
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from server.events import (
+from fedstill.server.metrics import RunMetrics
+from fedstill.server.run.events import (
     LabelsPublished,
     NodeClosed,
     NodeReported,
@@ -19,7 +20,6 @@ from server.events import (
     UploadRefused,
     Warned,
 )
-from server.metrics import RunMetrics
 
 
 def report(

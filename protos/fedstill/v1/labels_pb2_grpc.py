@@ -3,7 +3,7 @@
 import grpc
 import warnings
 
-from protos.fedstill.v1 import labels_pb2 as protos_dot_fedstill_dot_v1_dot_labels__pb2
+from fedstill.protos.fedstill.v1 import labels_pb2 as fedstill_dot_protos_dot_fedstill_dot_v1_dot_labels__pb2
 
 GRPC_GENERATED_VERSION = '1.81.1'
 GRPC_VERSION = grpc.__version__
@@ -18,7 +18,7 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in protos/fedstill/v1/labels_pb2_grpc.py depends on'
+        + ' but the generated code in fedstill/protos/fedstill/v1/labels_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
@@ -39,28 +39,28 @@ class LabelServiceStub:
         """
         self.GetManifest = channel.unary_unary(
                 '/fedstill.v1.LabelService/GetManifest',
-                request_serializer=protos_dot_fedstill_dot_v1_dot_labels__pb2.GetManifestRequest.SerializeToString,
-                response_deserializer=protos_dot_fedstill_dot_v1_dot_labels__pb2.GetManifestResponse.FromString,
+                request_serializer=fedstill_dot_protos_dot_fedstill_dot_v1_dot_labels__pb2.GetManifestRequest.SerializeToString,
+                response_deserializer=fedstill_dot_protos_dot_fedstill_dot_v1_dot_labels__pb2.GetManifestResponse.FromString,
                 _registered_method=True)
         self.StreamChunks = channel.unary_stream(
                 '/fedstill.v1.LabelService/StreamChunks',
-                request_serializer=protos_dot_fedstill_dot_v1_dot_labels__pb2.StreamChunksRequest.SerializeToString,
-                response_deserializer=protos_dot_fedstill_dot_v1_dot_labels__pb2.StreamChunksResponse.FromString,
+                request_serializer=fedstill_dot_protos_dot_fedstill_dot_v1_dot_labels__pb2.StreamChunksRequest.SerializeToString,
+                response_deserializer=fedstill_dot_protos_dot_fedstill_dot_v1_dot_labels__pb2.StreamChunksResponse.FromString,
                 _registered_method=True)
         self.UploadArtefact = channel.stream_unary(
                 '/fedstill.v1.LabelService/UploadArtefact',
-                request_serializer=protos_dot_fedstill_dot_v1_dot_labels__pb2.UploadArtefactRequest.SerializeToString,
-                response_deserializer=protos_dot_fedstill_dot_v1_dot_labels__pb2.UploadArtefactResponse.FromString,
+                request_serializer=fedstill_dot_protos_dot_fedstill_dot_v1_dot_labels__pb2.UploadArtefactRequest.SerializeToString,
+                response_deserializer=fedstill_dot_protos_dot_fedstill_dot_v1_dot_labels__pb2.UploadArtefactResponse.FromString,
                 _registered_method=True)
         self.UploadLabels = channel.stream_unary(
                 '/fedstill.v1.LabelService/UploadLabels',
-                request_serializer=protos_dot_fedstill_dot_v1_dot_labels__pb2.UploadLabelsRequest.SerializeToString,
-                response_deserializer=protos_dot_fedstill_dot_v1_dot_labels__pb2.UploadLabelsResponse.FromString,
+                request_serializer=fedstill_dot_protos_dot_fedstill_dot_v1_dot_labels__pb2.UploadLabelsRequest.SerializeToString,
+                response_deserializer=fedstill_dot_protos_dot_fedstill_dot_v1_dot_labels__pb2.UploadLabelsResponse.FromString,
                 _registered_method=True)
         self.GetUpload = channel.unary_unary(
                 '/fedstill.v1.LabelService/GetUpload',
-                request_serializer=protos_dot_fedstill_dot_v1_dot_labels__pb2.GetUploadRequest.SerializeToString,
-                response_deserializer=protos_dot_fedstill_dot_v1_dot_labels__pb2.GetUploadResponse.FromString,
+                request_serializer=fedstill_dot_protos_dot_fedstill_dot_v1_dot_labels__pb2.GetUploadRequest.SerializeToString,
+                response_deserializer=fedstill_dot_protos_dot_fedstill_dot_v1_dot_labels__pb2.GetUploadResponse.FromString,
                 _registered_method=True)
 
 
@@ -115,28 +115,28 @@ def add_LabelServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'GetManifest': grpc.unary_unary_rpc_method_handler(
                     servicer.GetManifest,
-                    request_deserializer=protos_dot_fedstill_dot_v1_dot_labels__pb2.GetManifestRequest.FromString,
-                    response_serializer=protos_dot_fedstill_dot_v1_dot_labels__pb2.GetManifestResponse.SerializeToString,
+                    request_deserializer=fedstill_dot_protos_dot_fedstill_dot_v1_dot_labels__pb2.GetManifestRequest.FromString,
+                    response_serializer=fedstill_dot_protos_dot_fedstill_dot_v1_dot_labels__pb2.GetManifestResponse.SerializeToString,
             ),
             'StreamChunks': grpc.unary_stream_rpc_method_handler(
                     servicer.StreamChunks,
-                    request_deserializer=protos_dot_fedstill_dot_v1_dot_labels__pb2.StreamChunksRequest.FromString,
-                    response_serializer=protos_dot_fedstill_dot_v1_dot_labels__pb2.StreamChunksResponse.SerializeToString,
+                    request_deserializer=fedstill_dot_protos_dot_fedstill_dot_v1_dot_labels__pb2.StreamChunksRequest.FromString,
+                    response_serializer=fedstill_dot_protos_dot_fedstill_dot_v1_dot_labels__pb2.StreamChunksResponse.SerializeToString,
             ),
             'UploadArtefact': grpc.stream_unary_rpc_method_handler(
                     servicer.UploadArtefact,
-                    request_deserializer=protos_dot_fedstill_dot_v1_dot_labels__pb2.UploadArtefactRequest.FromString,
-                    response_serializer=protos_dot_fedstill_dot_v1_dot_labels__pb2.UploadArtefactResponse.SerializeToString,
+                    request_deserializer=fedstill_dot_protos_dot_fedstill_dot_v1_dot_labels__pb2.UploadArtefactRequest.FromString,
+                    response_serializer=fedstill_dot_protos_dot_fedstill_dot_v1_dot_labels__pb2.UploadArtefactResponse.SerializeToString,
             ),
             'UploadLabels': grpc.stream_unary_rpc_method_handler(
                     servicer.UploadLabels,
-                    request_deserializer=protos_dot_fedstill_dot_v1_dot_labels__pb2.UploadLabelsRequest.FromString,
-                    response_serializer=protos_dot_fedstill_dot_v1_dot_labels__pb2.UploadLabelsResponse.SerializeToString,
+                    request_deserializer=fedstill_dot_protos_dot_fedstill_dot_v1_dot_labels__pb2.UploadLabelsRequest.FromString,
+                    response_serializer=fedstill_dot_protos_dot_fedstill_dot_v1_dot_labels__pb2.UploadLabelsResponse.SerializeToString,
             ),
             'GetUpload': grpc.unary_unary_rpc_method_handler(
                     servicer.GetUpload,
-                    request_deserializer=protos_dot_fedstill_dot_v1_dot_labels__pb2.GetUploadRequest.FromString,
-                    response_serializer=protos_dot_fedstill_dot_v1_dot_labels__pb2.GetUploadResponse.SerializeToString,
+                    request_deserializer=fedstill_dot_protos_dot_fedstill_dot_v1_dot_labels__pb2.GetUploadRequest.FromString,
+                    response_serializer=fedstill_dot_protos_dot_fedstill_dot_v1_dot_labels__pb2.GetUploadResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -167,8 +167,8 @@ class LabelService:
             request,
             target,
             '/fedstill.v1.LabelService/GetManifest',
-            protos_dot_fedstill_dot_v1_dot_labels__pb2.GetManifestRequest.SerializeToString,
-            protos_dot_fedstill_dot_v1_dot_labels__pb2.GetManifestResponse.FromString,
+            fedstill_dot_protos_dot_fedstill_dot_v1_dot_labels__pb2.GetManifestRequest.SerializeToString,
+            fedstill_dot_protos_dot_fedstill_dot_v1_dot_labels__pb2.GetManifestResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -194,8 +194,8 @@ class LabelService:
             request,
             target,
             '/fedstill.v1.LabelService/StreamChunks',
-            protos_dot_fedstill_dot_v1_dot_labels__pb2.StreamChunksRequest.SerializeToString,
-            protos_dot_fedstill_dot_v1_dot_labels__pb2.StreamChunksResponse.FromString,
+            fedstill_dot_protos_dot_fedstill_dot_v1_dot_labels__pb2.StreamChunksRequest.SerializeToString,
+            fedstill_dot_protos_dot_fedstill_dot_v1_dot_labels__pb2.StreamChunksResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -221,8 +221,8 @@ class LabelService:
             request_iterator,
             target,
             '/fedstill.v1.LabelService/UploadArtefact',
-            protos_dot_fedstill_dot_v1_dot_labels__pb2.UploadArtefactRequest.SerializeToString,
-            protos_dot_fedstill_dot_v1_dot_labels__pb2.UploadArtefactResponse.FromString,
+            fedstill_dot_protos_dot_fedstill_dot_v1_dot_labels__pb2.UploadArtefactRequest.SerializeToString,
+            fedstill_dot_protos_dot_fedstill_dot_v1_dot_labels__pb2.UploadArtefactResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -248,8 +248,8 @@ class LabelService:
             request_iterator,
             target,
             '/fedstill.v1.LabelService/UploadLabels',
-            protos_dot_fedstill_dot_v1_dot_labels__pb2.UploadLabelsRequest.SerializeToString,
-            protos_dot_fedstill_dot_v1_dot_labels__pb2.UploadLabelsResponse.FromString,
+            fedstill_dot_protos_dot_fedstill_dot_v1_dot_labels__pb2.UploadLabelsRequest.SerializeToString,
+            fedstill_dot_protos_dot_fedstill_dot_v1_dot_labels__pb2.UploadLabelsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -275,8 +275,8 @@ class LabelService:
             request,
             target,
             '/fedstill.v1.LabelService/GetUpload',
-            protos_dot_fedstill_dot_v1_dot_labels__pb2.GetUploadRequest.SerializeToString,
-            protos_dot_fedstill_dot_v1_dot_labels__pb2.GetUploadResponse.FromString,
+            fedstill_dot_protos_dot_fedstill_dot_v1_dot_labels__pb2.GetUploadRequest.SerializeToString,
+            fedstill_dot_protos_dot_fedstill_dot_v1_dot_labels__pb2.GetUploadResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -7,8 +7,8 @@ import threading
 import numpy as np
 import pytest
 
-from clients.labels import LabelCache
-from server.labels import LabelService, LabelStore
+from fedstill.clients.labels import LabelCache
+from fedstill.server.labels import LabelService, LabelStore
 
 MARK = bytes([171]) * 64
 

@@ -11,11 +11,11 @@ import time
 import numpy as np
 import pytest
 
-from clients.labels import LabelCache
-from clients.labels import cache as cache_module
-from common.codecs import CODECS
-from common.errors import DigestError, ExchangeError, NotPublishedError
-from server.labels import LabelService
+from fedstill.clients.labels import LabelCache
+from fedstill.clients.labels import cache as cache_module
+from fedstill.common.codecs import CODECS
+from fedstill.common.errors import DigestError, ExchangeError, NotPublishedError
+from fedstill.server.labels import LabelService
 
 CHUNK_ROWS = 16
 NUM_CHUNKS = 32

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from clients.labels import LabelCache, Transport, upload_array
-from common.errors import AccessError, ExchangeError
-from server.authority import init_authority, issue_node
-from server.enrolment import write_bundle
-from server.labels import LabelService
-from server.labels.access import ACCESS_FILE, open_round
+from fedstill.clients.labels import LabelCache, Transport, upload_array
+from fedstill.common.errors import AccessError, ExchangeError
+from fedstill.server.labels import LabelService
+from fedstill.server.labels.access import ACCESS_FILE, open_round
+from fedstill.server.pki.authority import init_authority, issue_node
+from fedstill.server.pki.enrolment import write_bundle
 
 
 @pytest.fixture

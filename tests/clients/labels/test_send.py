@@ -6,12 +6,12 @@ import grpc
 import numpy as np
 import pytest
 
-from clients.labels import send as send_module
-from clients.labels import upload_array
-from common.codecs import CODECS
-from common.errors import ConfigError, DataError, DigestError, ExchangeError, NotPublishedError
-from protos.fedstill.v1 import labels_pb2, labels_pb2_grpc
-from server.labels import LabelService, UploadStore
+from fedstill.clients.labels import send as send_module
+from fedstill.clients.labels import upload_array
+from fedstill.common.codecs import CODECS
+from fedstill.common.errors import ConfigError, DataError, DigestError, ExchangeError, NotPublishedError
+from fedstill.protos.fedstill.v1 import labels_pb2, labels_pb2_grpc
+from fedstill.server.labels import LabelService, UploadStore
 
 NAMES = {"run_id": "run-1", "round_number": 2, "node_id": "node-0001"}
 QUICK = {"num_attempts": 3, "backoff_seconds": 0.02}

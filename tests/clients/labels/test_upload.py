@@ -1,7 +1,7 @@
 import pytest
 
-from clients.labels import upload_artefact
-from common.errors import DigestError, ExchangeError
+from fedstill.clients.labels import upload_artefact
+from fedstill.common.errors import DigestError, ExchangeError
 
 NAMES = {"run_id": "run-1", "node_id": "node-0001"}
 MARK = bytes([171]) * 64

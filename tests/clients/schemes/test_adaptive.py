@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from clients.choice import Choice, read_choice, write_choice
-from clients.distil import Distillation, SoftLabels
-from clients.private import LabelledSamples
-from clients.schemes import Lesson, get_learner, settle
-from clients.schemes.adaptive import (
+from fedstill.clients.choice import Choice, read_choice, write_choice
+from fedstill.clients.distil import Distillation, SoftLabels
+from fedstill.clients.private import LabelledSamples
+from fedstill.clients.schemes import Lesson, get_learner, settle
+from fedstill.clients.schemes.adaptive import (
     SHARES,
     TOLERANCE,
     Look,
@@ -20,11 +20,11 @@ from clients.schemes.adaptive import (
     choose_temperature,
     keeps_floor,
 )
-from clients.schemes.evidence import gather_evidence
-from common.features import find_head
-from common.losses import get_loss
-from common.models import build_model, measure_input
-from common.training import Optimisation, deterministic, digest_weights, predict_logits
+from fedstill.clients.schemes.evidence import gather_evidence
+from fedstill.common.features import find_head
+from fedstill.common.losses import get_loss
+from fedstill.common.models import build_model, measure_input
+from fedstill.common.training import Optimisation, deterministic, digest_weights, predict_logits
 
 NUM_CLASSES = 3
 RNG = np.random.default_rng(7)

@@ -7,9 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from clients.distil import SoftLabels
-from clients.private import LabelledSamples
-from clients.schemes.evidence import Evidence
+from fedstill.clients.distil import SoftLabels
+from fedstill.clients.private import LabelledSamples
+from fedstill.clients.schemes.evidence import Evidence
 
 FOUR = np.zeros((4, 3), np.float32)
 

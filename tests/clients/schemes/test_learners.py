@@ -10,17 +10,17 @@ import pytest
 import torch
 from torch import nn
 
-from clients.distil import Distillation, SoftLabels
-from clients.private import LabelledSamples
-from clients.schemes import LEARNERS, Lesson, Outcome, Rows, get_learner
-from clients.schemes.by_class import mean_by_class
-from clients.schemes.classwise import leave_one_out
-from clients.schemes.weights import flatten_weights, unflatten_weights
-from common.errors import ConfigError, ExchangeError
-from common.features import compute_features, find_head
-from common.losses import get_loss
-from common.models import build_model, measure_input
-from common.training import Optimisation, digest_weights
+from fedstill.clients.distil import Distillation, SoftLabels
+from fedstill.clients.private import LabelledSamples
+from fedstill.clients.schemes import LEARNERS, Lesson, Outcome, Rows, get_learner
+from fedstill.clients.schemes.by_class import mean_by_class
+from fedstill.clients.schemes.classwise import leave_one_out
+from fedstill.clients.schemes.weights import flatten_weights, unflatten_weights
+from fedstill.common.errors import ConfigError, ExchangeError
+from fedstill.common.features import compute_features, find_head
+from fedstill.common.losses import get_loss
+from fedstill.common.models import build_model, measure_input
+from fedstill.common.training import Optimisation, digest_weights
 
 NUM_CLASSES = 3
 RNG = np.random.default_rng(0)
@@ -134,7 +134,7 @@ def test_revisit_changes_what_is_said_and_not_the_student() -> None:
     sent = learn("ensemble")
     kept = learn("ensemble", wants_upload=False)
     assert digest_weights(sent.student) == digest_weights(kept.student)
-    from common.training import predict_logits
+    from fedstill.common.training import predict_logits
 
     assert sent.upload is not None
     assert not np.allclose(sent.upload.values, predict_logits(sent.student, X[36:]))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from clients.distil import class_log_prior
-from clients.private import LabelledSamples
+from fedstill.clients.distil import class_log_prior
+from fedstill.clients.private import LabelledSamples
 from tests.clients.schemes.test_learners import NUM_CLASSES, X, Y, learn
 
 RARE, COMMON, UNSEEN = range(NUM_CLASSES)

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from common.codecs import CODECS, get_codec
-from common.errors import ConfigError, ExchangeError
+from fedstill.common.codecs import CODECS, get_codec
+from fedstill.common.errors import ConfigError, ExchangeError
 
 # Mean KL at the temperature of encoding that a codec may cost on ordinary logits.
 KL_BOUNDS = {"fp32": 1e-12, "fp16": 1e-6, "lp8": 1e-4, "int4": 1e-2, "hard": 32.0}

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch.nn import functional
 
-from common.compressors.exporting import ExportJob, export_model
-from common.compressors.recovery import make_recovery
-from common.compressors.static_int8 import fold_constants
-from common.models import build_model
-from common.onnx_export import trace_model
-from common.training import Optimisation, deterministic, fit, predict_logits, shuffled_batches
+from fedstill.common.compressors.exporting import ExportJob, export_model
+from fedstill.common.compressors.recovery import make_recovery
+from fedstill.common.compressors.static_int8 import fold_constants
+from fedstill.common.models import build_model
+from fedstill.common.onnx_export import trace_model
+from fedstill.common.training import Optimisation, deterministic, fit, predict_logits, shuffled_batches
 
 
 @pytest.fixture(scope="session")

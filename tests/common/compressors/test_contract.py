@@ -9,23 +9,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import common
-from common.artefact import count_artefact_bytes, read_artefact, write_artefact
-from common.compressors.registry import COMPRESSORS
-from common.compressors.structure import load_compressed
-from common.errors import ArtefactError
-from common.models import build_model
-from common.runtime import predict_probabilities
-from common.training import digest_weights, predict_logits, save_weights
+from fedstill.common.artefact import count_artefact_bytes, read_artefact, write_artefact
+from fedstill.common.compressors.registry import COMPRESSORS
+from fedstill.common.compressors.structure import load_compressed
+from fedstill.common.errors import ArtefactError
+from fedstill.common.inference import predict_probabilities
+from fedstill.common.models import build_model
+from fedstill.common.training import digest_weights, predict_logits, save_weights
 
-REPOSITORY = Path(common.__file__).parents[1]
+REPOSITORY = Path(__file__).resolve().parents[3]
 # Reads each artefact in a process that never saw torch, nor the model's code.
 READER = """
 import sys
 sys.modules.update(dict.fromkeys(("torch", "onnx", "safetensors", "torch_pruning")))
 from pathlib import Path
 import numpy as np
-from common.artefact import read_artefact
+from fedstill.common.artefact import read_artefact
 x = np.load(Path(sys.argv[1]) / "x.npy")
 for folder in sorted(Path(sys.argv[1]).iterdir()):
     if folder.is_dir():

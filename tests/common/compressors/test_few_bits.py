@@ -9,21 +9,21 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from onnx import numpy_helper
 
-from common.compressors import make_plan
-from common.compressors.few_bits import SESSION_OPTIONS, binarise_graph, store_int4
-from common.compressors.quantisers import (
+from fedstill.common.compressors import make_plan
+from fedstill.common.compressors.few_bits import SESSION_OPTIONS, binarise_graph, store_int4
+from fedstill.common.compressors.quantisers import (
     binarise_rows,
     quantise_groups,
     quantised_layers,
     quantised_weights,
     restore_groups,
 )
-from common.compressors.static_int8 import fold_constants
-from common.models import build_model, measure_input
-from common.onnx_export import trace_model
-from common.packing import unpack_bytes
-from common.runtime import open_graph
-from common.training import deterministic, digest_weights
+from fedstill.common.compressors.static_int8 import fold_constants
+from fedstill.common.inference import open_graph
+from fedstill.common.models import build_model, measure_input
+from fedstill.common.onnx_export import trace_model
+from fedstill.common.packing import unpack_bytes
+from fedstill.common.training import deterministic, digest_weights
 
 FLOATS = arrays(np.float32, (3, 20), elements=st.floats(-8, 8, width=32))
 

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from common.compressors.lowrank import choose_rank, factorise_layers
-from common.compressors.structure import Pair, reshape_model, shapes_of
-from common.models import build_model, measure_input
-from common.training import count_parameters, deterministic, predict_logits
+from fedstill.common.compressors.lowrank import choose_rank, factorise_layers
+from fedstill.common.compressors.structure import Pair, reshape_model, shapes_of
+from fedstill.common.models import build_model, measure_input
+from fedstill.common.training import count_parameters, deterministic, predict_logits
 
 
 def test_the_rank_is_the_least_that_keeps_the_energy_by_hand():

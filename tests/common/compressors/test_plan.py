@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 
-from common.compressors import CompressionPlan, make_plan, without_compression
-from common.compressors.plan import parse_pattern, parse_steps
-from common.config import load_config
-from common.errors import ConfigError
-from common.wire import plan_from_proto, plan_to_proto
+from fedstill.common.compressors import CompressionPlan, make_plan, without_compression
+from fedstill.common.compressors.plan import parse_pattern, parse_steps
+from fedstill.common.config import load_config
+from fedstill.common.errors import ConfigError
+from fedstill.common.wire import plan_from_proto, plan_to_proto
 
 
 def test_the_default_configuration_is_static_int8():

@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch import nn
 
-from common.compressors.pruning import count_channels, prune_channels
-from common.compressors.structure import reshape_model, shapes_of
-from common.errors import CheckpointError, FedStillError
-from common.models import InputSpec, build_model, measure_input
-from common.training import deterministic, predict_logits
+from fedstill.common.compressors.pruning import count_channels, prune_channels
+from fedstill.common.compressors.structure import reshape_model, shapes_of
+from fedstill.common.errors import CheckpointError, FedStillError
+from fedstill.common.models import InputSpec, build_model, measure_input
+from fedstill.common.training import deterministic, predict_logits
 
 SPEC = InputSpec("tabular", (4,), "float32", "F", 1.0, (0.0,) * 4, (1.0,) * 4)
 

@@ -12,16 +12,16 @@ import pytest
 import torch
 from torch import nn
 
-from common.artefact import read_artefact, write_artefact
-from common.compressors import make_plan
-from common.compressors.exporting import ExportJob, export_model
-from common.compressors.pte import lower_to_pte
-from common.compressors.static_int8 import fold_constants
-from common.errors import ArtefactError, FedStillError
-from common.models import InputSpec
-from common.onnx_export import trace_model
-from common.runtimes.executorch_program import EXECUTORCH, MODEL_FILE
-from common.training import predict_logits
+from fedstill.common.artefact import read_artefact, write_artefact
+from fedstill.common.compressors import make_plan
+from fedstill.common.compressors.exporting import ExportJob, export_model
+from fedstill.common.compressors.pte import lower_to_pte
+from fedstill.common.compressors.static_int8 import fold_constants
+from fedstill.common.errors import ArtefactError, FedStillError
+from fedstill.common.models import InputSpec
+from fedstill.common.onnx_export import trace_model
+from fedstill.common.runtimes.executorch_program import EXECUTORCH, MODEL_FILE
+from fedstill.common.training import predict_logits
 
 pytestmark = pytest.mark.xdist_group("pte")  # what they share takes long to make
 
@@ -82,7 +82,7 @@ def test_the_program_takes_raw_samples_one_at_a_time(digits_cnn, program):
 
 def test_predict_runs_it_in_a_fresh_process_without_a_word(artefact_dir, tmp_path):
     output = tmp_path / "predictions.csv"
-    command = [sys.executable, "-c", "from clients.cli import main; main()"]
+    command = [sys.executable, "-c", "from fedstill.clients.cli import main; main()"]
     done = subprocess.run(
         [*command, "predict", str(artefact_dir), "digits", "-o", str(output)],
         capture_output=True,
@@ -92,8 +92,8 @@ def test_predict_runs_it_in_a_fresh_process_without_a_word(artefact_dir, tmp_pat
     assert (done.returncode, done.stderr) == (0, "")
     with output.open() as file:
         found = [int(row["prediction"]) for row in csv.DictReader(file)]
-    from common.config import DataConfig
-    from common.datasets import load_dataset
+    from fedstill.common.config import DataConfig
+    from fedstill.common.datasets import load_dataset
 
     expected = read_artefact(artefact_dir).predict(load_dataset(DataConfig(), seed=0).x_test).argmax(axis=1)
     assert found == expected.tolist()
@@ -103,7 +103,7 @@ def test_a_missing_runtime_names_the_extra(artefact_dir):
     code = (
         "import sys; sys.modules['executorch'] = None\n"
         f"sys.argv = ['fedstill-node', 'predict', {str(artefact_dir)!r}, 'digits', '-o', '/dev/null']\n"
-        "from clients.cli import main; main()"
+        "from fedstill.clients.cli import main; main()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 2

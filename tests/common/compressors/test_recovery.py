@@ -6,10 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.compressors import make_plan
-from common.compressors.pruning import count_channels
-from common.compressors.recovery import cubic_share, event_steps, make_recovery
-from common.training import count_bytes, digest_weights
+from fedstill.common.compressors import make_plan
+from fedstill.common.compressors.pruning import count_channels
+from fedstill.common.compressors.recovery import cubic_share, event_steps, make_recovery
+from fedstill.common.training import count_bytes, digest_weights
 
 
 def test_the_cubic_schedule_by_hand():

@@ -4,8 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.compressors import make_plan
-from common.compressors.sparsity import (
+from fedstill.common.compressors import make_plan
+from fedstill.common.compressors.sparsity import (
     apply_masks,
     choose_masks,
     keep_largest,
@@ -13,8 +13,8 @@ from common.compressors.sparsity import (
     lamp_scores,
     present_masks,
 )
-from common.compressors.structure import weighted_layers
-from common.models import build_model
+from fedstill.common.compressors.structure import weighted_layers
+from fedstill.common.models import build_model
 
 
 def test_lamp_scores_by_hand():

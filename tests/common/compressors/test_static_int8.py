@@ -5,12 +5,12 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from common.compressors.static_int8 import fold_constants, quantise_static
-from common.errors import FedStillError
-from common.models import build_model, measure_input
-from common.onnx_export import strip_metadata, trace_model
-from common.runtime import open_graph, predict_probabilities
-from common.training import predict_logits
+from fedstill.common.compressors.static_int8 import fold_constants, quantise_static
+from fedstill.common.errors import FedStillError
+from fedstill.common.inference import open_graph, predict_probabilities
+from fedstill.common.models import build_model, measure_input
+from fedstill.common.onnx_export import strip_metadata, trace_model
+from fedstill.common.training import predict_logits
 
 
 def run(proto, x):

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.config import build_config
-from common.datasets import load_dataset
+from fedstill.common.config import build_config
+from fedstill.common.datasets import load_dataset
 
 
 @pytest.fixture

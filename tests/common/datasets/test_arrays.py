@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from common.errors import DataError
+from fedstill.common.errors import DataError
 
 
 def test_four_keys_give_both_parts(load, tmp_path, images):

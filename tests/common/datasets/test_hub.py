@@ -5,9 +5,9 @@ import sys
 import numpy as np
 import pytest
 
-from common.config import DataConfig, load_config
-from common.datasets import absolute_source, load_dataset, read_samples
-from common.errors import DataError
+from fedstill.common.config import DataConfig, load_config
+from fedstill.common.datasets import absolute_source, load_dataset, read_samples
+from fedstill.common.errors import DataError
 
 datasets = pytest.importorskip("datasets", exc_type=ImportError)
 federated = pytest.importorskip("flwr_datasets", exc_type=ImportError)

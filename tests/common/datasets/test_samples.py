@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.datasets import read_samples
-from common.errors import DataError
+from fedstill.common.datasets import read_samples
+from fedstill.common.errors import DataError
 
 X = np.arange(48, dtype=np.float32).reshape(12, 4)
 Y = np.arange(12) % 3

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.config import build_config
-from common.datasets import Dataset, split_dataset
-from common.errors import ConfigError, DataError
+from fedstill.common.config import build_config
+from fedstill.common.datasets import Dataset, split_dataset
+from fedstill.common.errors import ConfigError, DataError
 
 BALANCED = np.random.default_rng(0).permutation(np.repeat(np.arange(4), 250))
 

@@ -5,8 +5,8 @@ import gzip
 import numpy as np
 import pytest
 
-from common.datasets import tables
-from common.errors import DataError
+from fedstill.common.datasets import tables
+from fedstill.common.errors import DataError
 
 ROWS = [f"{i % 3},{i * 0.5},{-i}" for i in range(30)]
 

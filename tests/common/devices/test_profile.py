@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from common.devices import (
+from fedstill.common.devices import (
     DeviceProfile,
     builtin_profiles,
     load_profile,
@@ -14,7 +14,7 @@ from common.devices import (
     profile_to_toml,
     write_profile,
 )
-from common.errors import ConfigError
+from fedstill.common.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[3]
 VALID = """

@@ -6,9 +6,9 @@ import numpy as np
 import onnx
 import pytest
 
-from common.devices.graphs import NUM_MACS, SAMPLE_SHAPE, build_graph
-from common.devices.suite import measure_quiet_latency, run_suite
-from common.runtime import open_graph
+from fedstill.common.devices.graphs import NUM_MACS, SAMPLE_SHAPE, build_graph
+from fedstill.common.devices.suite import measure_quiet_latency, run_suite
+from fedstill.common.inference import open_graph
 
 
 @pytest.mark.parametrize("bits", [32, 8])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.encoders import (
+from fedstill.common.encoders import (
     ENCODER_OF_TASK,
     ENCODERS,
     PADDING,
@@ -16,7 +16,7 @@ from common.encoders import (
     encoder_from_json,
     fit_encoder,
 )
-from common.errors import ConfigError, DataError
+from fedstill.common.errors import ConfigError, DataError
 
 TEXTS = ["The cat sat. The CAT ran!", "a dog, a cat", "acgt ACGT", "the dog's bone — 12 of them"]
 every_kind = pytest.mark.parametrize("kind", sorted(ENCODERS))

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from common.losses import FEATURE_LOSSES, LOSSES, get_loss
-from common.losses.attention import attention_map
+from fedstill.common.losses import FEATURE_LOSSES, LOSSES, get_loss
+from fedstill.common.losses.attention import attention_map
 
 every_loss = pytest.mark.parametrize("name", sorted(FEATURE_LOSSES))
 # Maps are sums of squares.

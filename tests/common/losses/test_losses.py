@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch.nn import functional
 
-from common.errors import ConfigError
-from common.losses import LOSSES, get_loss
-from common.losses.dkd import decoupled_divergence
+from fedstill.common.errors import ConfigError
+from fedstill.common.losses import LOSSES, get_loss
+from fedstill.common.losses.dkd import decoupled_divergence
 
 every_loss = pytest.mark.parametrize("name", sorted(LOSSES))
 # What softmax cannot see, these do not see either; `mse` compares the logits themselves.

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from common.compressors.static_int8 import fold_constants, quantise_static
-from common.models import MODELS, build_model, measure_input
-from common.onnx_export import strip_metadata, swap_weights, trace_model
-from common.runtime import open_session
-from common.training import deterministic, predict_logits
+from fedstill.common.compressors.static_int8 import fold_constants, quantise_static
+from fedstill.common.inference import open_session
+from fedstill.common.models import MODELS, build_model, measure_input
+from fedstill.common.onnx_export import strip_metadata, swap_weights, trace_model
+from fedstill.common.training import deterministic, predict_logits
 
 # Layout, shape, type and number of ids by task.
 SAMPLES = {

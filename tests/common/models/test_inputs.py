@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from common.errors import DataError
-from common.models import measure_input
-from common.models.inputs import Preprocess
+from fedstill.common.errors import DataError
+from fedstill.common.models import measure_input
+from fedstill.common.models.inputs import Preprocess
 
 
 def draw(shape, dtype="uint8"):

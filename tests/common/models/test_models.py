@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from common.errors import ConfigError
-from common.models import MODELS, InputSpec, build_model, measure_input, resolve_model
-from common.training import count_parameters, deterministic, digest_weights
+from fedstill.common.errors import ConfigError
+from fedstill.common.models import MODELS, InputSpec, build_model, measure_input, resolve_model
+from fedstill.common.training import count_parameters, deterministic, digest_weights
 
 # Task, layout, shape and type of raw samples.
 KINDS = {

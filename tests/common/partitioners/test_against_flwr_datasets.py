@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from common.partitioners import PARTITIONERS, PartitionOptions
+from fedstill.common.partitioners import PARTITIONERS, PartitionOptions
 
 datasets = pytest.importorskip("datasets", exc_type=ImportError)
 oracle = pytest.importorskip("flwr_datasets.partitioner", exc_type=ImportError)

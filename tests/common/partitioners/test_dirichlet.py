@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from common.errors import DataError
-from common.partitioners import PartitionOptions
-from common.partitioners.dirichlet import partition_dirichlet
+from fedstill.common.errors import DataError
+from fedstill.common.partitioners import PartitionOptions
+from fedstill.common.partitioners.dirichlet import partition_dirichlet
 
 LABELS = np.repeat(np.arange(10), 100)
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from common.errors import DataError
-from common.partitioners import PartitionOptions, sort_groups
-from common.partitioners.group import partition_by_group
+from fedstill.common.errors import DataError
+from fedstill.common.partitioners import PartitionOptions, sort_groups
+from fedstill.common.partitioners.group import partition_by_group
 
 GROUPS = np.array(["10", "2", "1", "2", "10", "3", "4"])
 LABELS = np.zeros(7, dtype=np.int64)

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.errors import DataError
-from common.partitioners import PARTITIONERS, PartitionOptions
+from fedstill.common.errors import DataError
+from fedstill.common.partitioners import PARTITIONERS, PartitionOptions
 
 OPTIONS = PartitionOptions(alpha=0.5, min_samples_per_node=0, labels_per_node=2)
 LABELS = np.arange(400) % 7

@@ -1,7 +1,7 @@
 import numpy as np
 
-from common.partitioners import PartitionOptions
-from common.partitioners.shards import partition_shards
+from fedstill.common.partitioners import PartitionOptions
+from fedstill.common.partitioners.shards import partition_shards
 
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 40))
 

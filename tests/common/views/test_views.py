@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.errors import ConfigError
-from common.models.inputs import InputSpec
-from common.views import ViewPlan, Views, open_views
-from common.views.changes import mix_samples, shift_images
-from common.views.draws import BELL_SPREAD, draw_bell, draw_below, draw_words, mix_words
+from fedstill.common.errors import ConfigError
+from fedstill.common.models.inputs import InputSpec
+from fedstill.common.views import ViewPlan, Views, open_views
+from fedstill.common.views.changes import mix_samples, shift_images
+from fedstill.common.views.draws import BELL_SPREAD, draw_bell, draw_below, draw_words, mix_words
 
 PLAN = ViewPlan(seed=7, num_views=4)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from server.aggregators import AGGREGATORS, AggregatorOptions, get_aggregator
+from fedstill.server.aggregators import AGGREGATORS, AggregatorOptions, get_aggregator
 
 every_aggregator = pytest.mark.parametrize("name", sorted(AGGREGATORS))
 

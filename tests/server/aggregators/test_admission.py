@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from common.errors import ExchangeError
-from server.aggregators import check_upload
-from server.aggregators.admission import MAX_LOGIT
+from fedstill.common.errors import ExchangeError
+from fedstill.server.aggregators import check_upload
+from fedstill.server.aggregators.admission import MAX_LOGIT
 
 
 def upload(value=0.0, dtype=np.float32):

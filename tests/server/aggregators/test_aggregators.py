@@ -6,8 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from common.errors import ConfigError
-from server.aggregators import AGGREGATORS, TAKES_WEIGHTS, AggregatorOptions, aggregator, get_aggregator
+from fedstill.common.errors import ConfigError
+from fedstill.server.aggregators import (
+    AGGREGATORS,
+    TAKES_WEIGHTS,
+    AggregatorOptions,
+    aggregator,
+    get_aggregator,
+)
 from tests.server.aggregators.ensembles import aggregate, counts_for, draw_logits, every_aggregator, softmax
 
 SHARPENERS = {"era", "enhanced_era"}

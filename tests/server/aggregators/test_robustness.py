@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from server.aggregators import AggregatorOptions, get_aggregator
-from server.aggregators.admission import MAX_LOGIT
+from fedstill.server.aggregators import AggregatorOptions, get_aggregator
+from fedstill.server.aggregators.admission import MAX_LOGIT
 from tests.server.aggregators.ensembles import softmax
 
 ROBUST = ["cronus", "geometric_median", "median", "trimmed_mean"]

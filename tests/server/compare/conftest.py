@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from common.config import to_toml
-from server.compare import PlannedRun, make_plan
-from server.compare.collect import collect
-from server.compare.folder import run_folder
-from server.compare.records import Comparison
-from server.summary import FleetSummary, NodeSummary, RoundSummary, Summary
+from fedstill.common.config import to_toml
+from fedstill.server.compare import PlannedRun, make_plan
+from fedstill.server.compare.collect import collect
+from fedstill.server.compare.folder import run_folder
+from fedstill.server.compare.records import Comparison
+from fedstill.server.run.summary import FleetSummary, NodeSummary, RoundSummary, Summary
 
 Accuracies = Mapping[str, Mapping[int, float]]
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from server.compare import make_plan
-from server.compare.collect import collect
-from server.compare.columns import COLUMNS
-from server.compare.folder import run_folder
-from server.compare.records import COMPARISON_FILE, Comparison, Verdict, read_comparison
-from server.summary import NodeSummary, Summary
+from fedstill.server.compare import make_plan
+from fedstill.server.compare.collect import collect
+from fedstill.server.compare.columns import COLUMNS
+from fedstill.server.compare.folder import run_folder
+from fedstill.server.compare.records import COMPARISON_FILE, Comparison, Verdict, read_comparison
+from fedstill.server.run.summary import NodeSummary, Summary
 
 Write = Callable[..., Comparison]
 

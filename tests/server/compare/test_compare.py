@@ -15,11 +15,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from common.errors import UsageError
-from server.compare import Comparison, Plan, PlannedRun, compare, make_plan
-from server.compare.folder import inspect_run, run_folder
-from server.compare.records import COMPARISON_FILE, read_comparison
-from server.summary import read_summary
+from fedstill.common.errors import UsageError
+from fedstill.server.compare import Comparison, Plan, PlannedRun, compare, make_plan
+from fedstill.server.compare.folder import inspect_run, run_folder
+from fedstill.server.compare.records import COMPARISON_FILE, read_comparison
+from fedstill.server.run.summary import read_summary
 
 pytestmark = pytest.mark.xdist_group("compare")  # what they share takes long to make
 
@@ -158,7 +158,7 @@ def test_a_failed_run_does_not_stop_the_others(tmp_path: Path) -> None:
 
 def launch(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     sets = [word for item in (*QUICK, *arguments) for word in ("--set", item)]
-    command = [sys.executable, "-c", "from server.cli import main; main()", "compare"]
+    command = [sys.executable, "-c", "from fedstill.server.cli import main; main()", "compare"]
     return subprocess.Popen(
         [*command, "--schemes", "teacher,local", "--seeds", "0,1", "--output-dir", str(folder), *sets],
         stdout=subprocess.PIPE,
@@ -233,7 +233,7 @@ def test_cli_prints_the_comparison_as_json(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from server.cli import run
+    from fedstill.server.cli import run
 
     comparison = write_comparison({"local": {0: 0.5, 1: 0.6}, "teacher": {0: 0.9, 1: 0.9}})
     (tmp_path / COMPARISON_FILE).write_text(comparison.model_dump_json(by_alias=True))

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from server.compare import write_page
-from server.compare.records import Comparison
+from fedstill.server.compare import write_page
+from fedstill.server.compare.records import Comparison
 
 TWO = {"local": {0: 0.50, 1: 0.52, 2: 0.54}, "teacher": {0: 0.9, 1: 0.91, 2: 0.93}}
 SWEPT = {

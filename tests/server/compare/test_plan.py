@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import ConfigError, UsageError
-from server.compare import make_plan
-from server.compare.plan import MAX_SLUG_LETTERS, check_plan
-from server.schemes import SCHEMES
+from fedstill.common.errors import ConfigError, UsageError
+from fedstill.server.compare import make_plan
+from fedstill.server.compare.plan import MAX_SLUG_LETTERS, check_plan
+from fedstill.server.schemes import SCHEMES
 
 
 def test_every_scheme_meets_every_seed_and_every_value() -> None:

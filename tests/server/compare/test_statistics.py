@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from server.compare.statistics import pair_difference, sample_deviation, t_quantile
+from fedstill.server.compare.statistics import pair_difference, sample_deviation, t_quantile
 
 
 @pytest.mark.parametrize("degrees", [1, 2, 5, 29, 30, 31, 60, 1000])

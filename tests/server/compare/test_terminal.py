@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from server.compare import Comparison, make_display, make_plan, print_comparison
+from fedstill.server.compare import Comparison, make_display, make_plan, print_comparison
 
 Write = Callable[..., Comparison]
 

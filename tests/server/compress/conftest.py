@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from common.config import DataConfig
-from common.datasets import load_dataset
-from common.models import build_model, measure_input
-from common.training import Optimisation, deterministic, fit, save_weights, shuffled_batches
-from server.compress import Budget, Request, compress_model
+from fedstill.common.config import DataConfig
+from fedstill.common.datasets import load_dataset
+from fedstill.common.models import build_model, measure_input
+from fedstill.common.training import Optimisation, deterministic, fit, save_weights, shuffled_batches
+from fedstill.server.compress import Budget, Request, compress_model
 
 PLANS = ("bits=8", "prune=0.5,bits=8")
 

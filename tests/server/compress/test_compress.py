@@ -12,13 +12,13 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from common.artefact import read_artefact
-from common.config import DataConfig
-from common.datasets import load_dataset
-from common.errors import CheckpointError, DataError, UsageError
-from server import cli
-from server.compress import FRONT_FILE, PICTURE_FILE, Front, compress_model
-from server.compress.folder import ROW_FILE
+from fedstill.common.artefact import read_artefact
+from fedstill.common.config import DataConfig
+from fedstill.common.datasets import load_dataset
+from fedstill.common.errors import CheckpointError, DataError, UsageError
+from fedstill.server import cli
+from fedstill.server.compress import FRONT_FILE, PICTURE_FILE, Front, compress_model
+from fedstill.server.compress.folder import ROW_FILE
 
 
 def untraceable(spec, num_classes):
@@ -55,7 +55,7 @@ def test_accuracy_is_that_of_the_artefact_on_the_test_part(compressed, tmp_path)
     output_dir, front = compressed
     row = rows_of(front)["prune 0.5 + int8"]
     output = tmp_path / "predictions.csv"
-    command = [sys.executable, "-c", "from clients.cli import main; main()", "predict"]
+    command = [sys.executable, "-c", "from fedstill.clients.cli import main; main()", "predict"]
     subprocess.run([*command, str(output_dir / row.artefact), "digits", "-o", str(output)], check=True)
     with output.open() as file:
         predicted = [int(line["prediction"]) for line in csv.DictReader(file)]

@@ -4,10 +4,10 @@ import importlib.util
 
 import pytest
 
-from common.compressors import make_plan
-from common.errors import ConfigError, UsageError
-from server.compress.plans import DEFAULT_GRID, make_grid, name_plan, parse_plan, training_part
-from server.compress.records import Row, find_front
+from fedstill.common.compressors import make_plan
+from fedstill.common.errors import ConfigError, UsageError
+from fedstill.server.compress.plans import DEFAULT_GRID, make_grid, name_plan, parse_plan, training_part
+from fedstill.server.compress.records import Row, find_front
 
 
 def parse(text):

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from benchmarks.fleet_folder import FleetFolder, make_finished_run
-from server.dashboard import make_app
-from server.dashboard.serving import make_server
+from fedstill.server.dashboard import make_app
+from fedstill.server.dashboard.serving import make_server
 
 
 @contextmanager

@@ -9,10 +9,10 @@ from typing import Any
 import httpx
 import pytest
 
-from common.errors import UsageError
-from server.dashboard import check_binding, serve_dashboard
-from server.dashboard.access import make_pass
-from server.dashboard.serving import LOOPBACK_NAMES, Binding
+from fedstill.common.errors import UsageError
+from fedstill.server.dashboard import check_binding, serve_dashboard
+from fedstill.server.dashboard.access import make_pass
+from fedstill.server.dashboard.serving import LOOPBACK_NAMES, Binding
 
 TOKEN = "correct-horse-battery"
 PATHS = (

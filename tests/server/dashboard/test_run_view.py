@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from benchmarks.fleet_folder import FleetFolder
-from server.checkpoints import read_holders
-from server.dashboard.discovery import Brief, find_runs
-from server.dashboard.rounds import NODE_COLUMNS
-from server.dashboard.run_view import RunView
+from fedstill.server.dashboard.discovery import Brief, find_runs
+from fedstill.server.dashboard.rounds import NODE_COLUMNS
+from fedstill.server.dashboard.run_view import RunView
+from fedstill.server.run.state import read_holders
 
 
 def open_view(folder: Path) -> RunView:

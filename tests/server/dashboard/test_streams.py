@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from benchmarks.fleet_folder import FleetFolder
-from server.dashboard.metrics import estimate_quantile, parse_samples
+from fedstill.server.dashboard.metrics import estimate_quantile, parse_samples
 
 
 def read_events(response: httpx.Response) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from server.grids import LocalGrid, RayGrid
+from fedstill.server.grids import LocalGrid, RayGrid
 from tests.server.grids.orders import NUM_NODES
 
 HERE = Path(__file__).parent

@@ -9,8 +9,8 @@ import ray
 from flwr.app import ConfigRecord, Context, Message
 from flwr.clientapp import ClientApp
 
-from common.errors import RunError
-from server.grids import hosting
+from fedstill.common.errors import RunError
+from fedstill.server.grids import hosting
 
 app = ClientApp()
 imported_app = object()

@@ -1,9 +1,9 @@
 import pytest
 
-from common.config import load_config
-from common.errors import ConfigError, UsageError
-from server.grids import ActorNeeds
-from server.simulate import simulate
+from fedstill.common.config import load_config
+from fedstill.common.errors import ConfigError, UsageError
+from fedstill.server.grids import ActorNeeds
+from fedstill.server.simulate import simulate
 
 CLUSTER = {"CPU": 8.0, "GPU": 2.0, "memory": 16e9, "phone": 3.0, "board": 2.0}
 

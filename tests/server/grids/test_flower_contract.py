@@ -9,7 +9,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from server.grids import LocalGrid
+from fedstill.server.grids import LocalGrid
 
 
 @pytest.fixture

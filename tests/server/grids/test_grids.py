@@ -6,8 +6,8 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common.constant import ErrorCode
 
-from common.errors import RunError
-from server.grids import ActorNeeds, LocalGrid, RayGrid
+from fedstill.common.errors import RunError
+from fedstill.server.grids import ActorNeeds, LocalGrid, RayGrid
 from tests.server.grids.orders import NUM_NODES, by_node, facts, pull_until, tell, tell_all
 
 pytestmark = pytest.mark.xdist_group("ray")

@@ -6,8 +6,8 @@ import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from server.grids import LocalGrid
-from server.grids.hosting import BatchHost, decode, encode, stamp
+from fedstill.server.grids import LocalGrid
+from fedstill.server.grids.hosting import BatchHost, decode, encode, stamp
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 from dataclasses import replace
 
-from server.grids.mailroom import Job, Mailroom
+from fedstill.server.grids.mailroom import Job, Mailroom
 
 
 def job(node_id, name=""):

@@ -8,7 +8,7 @@ import pytest
 import ray
 from flwr.common.constant import ErrorCode
 
-from server.grids.ray_grid import AHEAD_SECONDS
+from fedstill.server.grids.ray_grid import AHEAD_SECONDS
 from tests.server.grids.orders import NUM_NODES, by_node, facts, pull_until, tell, tell_all
 
 pytestmark = pytest.mark.xdist_group("ray")

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from common.errors import ConfigError
+from fedstill.common.errors import ConfigError
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
@@ -26,7 +26,7 @@ DRIVER = """
 import psutil, sys
 from pathlib import Path
 from flwr.app import ConfigRecord, Message, RecordDict
-from server.grids import RayGrid
+from fedstill.server.grids import RayGrid
 say = lambda **order: Message(RecordDict({"order": ConfigRecord(order)}), 1, "train")
 with RayGrid("echo_app:app", num_nodes=2, run_config={"seed": 7}, num_actors=2,
              working_dir=Path(sys.argv[1])) as grid:
@@ -61,7 +61,7 @@ CLUSTER_DRIVER = """
 import json, os, signal, sys
 from pathlib import Path
 from flwr.app import ConfigRecord, Message, RecordDict
-from server.grids import ActorNeeds, RayGrid
+from fedstill.server.grids import ActorNeeds, RayGrid
 say = lambda node, **order: Message(RecordDict({"order": ConfigRecord(order)}), node, "train")
 with RayGrid("echo_app:app", num_nodes=4, run_config={"seed": 7}, ray_address=sys.argv[1],
              working_dir=Path(sys.argv[2])) as grid:
@@ -151,6 +151,7 @@ def test_existing_cluster_is_shipped_the_code_and_survives_a_node():
 
 
 def test_cluster_that_is_not_there_is_named():
-    code = "from server.grids import RayGrid; RayGrid(num_nodes=1, run_config={}, ray_address='127.0.0.1:1')"
+    code = "from fedstill.server.grids import RayGrid\n"
+    code += "RayGrid(num_nodes=1, run_config={}, ray_address='127.0.0.1:1')"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert f"{ConfigError.__name__}: no Ray cluster could be reached at 127.0.0.1:1" in done.stderr

@@ -4,11 +4,11 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
-from clients.labels import LabelCache, Transport, upload_array
-from server.authority import init_authority, issue_node
-from server.enrolment import write_bundle
-from server.labels import LabelService, LabelStore
-from server.labels.access import ACCESS_FILE, open_round
+from fedstill.clients.labels import LabelCache, Transport, upload_array
+from fedstill.server.labels import LabelService, LabelStore
+from fedstill.server.labels.access import ACCESS_FILE, open_round
+from fedstill.server.pki.authority import init_authority, issue_node
+from fedstill.server.pki.enrolment import write_bundle
 
 
 class Federation:

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from clients.labels import Transport, upload_array, upload_artefact
-from common.errors import AccessError
-from server.labels import LabelService, LabelStore
-from server.labels.access import ACCESS_FILE, open_round
+from fedstill.clients.labels import Transport, upload_array, upload_artefact
+from fedstill.common.errors import AccessError
+from fedstill.server.labels import LabelService, LabelStore
+from fedstill.server.labels.access import ACCESS_FILE, open_round
 
 
 def test_a_member_fetches_and_uploads(federation, kitchen):

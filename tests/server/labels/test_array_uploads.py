@@ -4,10 +4,10 @@ import time
 import numpy as np
 import pytest
 
-from common.arrays import LabelEncoding, build_manifest, describe_chunk
-from common.errors import DigestError, ExchangeError, NotPublishedError, UsageError
-from protos.fedstill.v1 import labels_pb2
-from server.labels import UploadStore
+from fedstill.common.arrays import LabelEncoding, build_manifest, describe_chunk
+from fedstill.common.errors import DigestError, ExchangeError, NotPublishedError, UsageError
+from fedstill.protos.fedstill.v1 import labels_pb2
+from fedstill.server.labels import UploadStore
 
 NAMES = {"run_id": "run-1", "round": 3, "node_id": "node-0001"}
 ROWS = np.arange(12, dtype=np.float32).reshape(6, 2)

@@ -8,11 +8,11 @@ import threading
 import pytest
 from cryptography import x509
 
-from clients.labels import LabelCache, Transport
-from common.certificates import read_certificate
-from common.errors import AccessError, ExchangeError, UsageError
-from server.authority import init_authority, renew_node, renew_server
-from server.labels import LabelService
+from fedstill.clients.labels import LabelCache, Transport
+from fedstill.common.certificates import read_certificate
+from fedstill.common.errors import AccessError, ExchangeError, UsageError
+from fedstill.server.labels import LabelService
+from fedstill.server.pki.authority import init_authority, renew_node, renew_server
 from tests.server.labels.federation import ago
 
 

@@ -5,10 +5,10 @@ import grpc
 import numpy as np
 import pytest
 
-from common.arrays import parse_manifest, read_message
-from common.errors import UsageError
-from protos.fedstill.v1 import labels_pb2, labels_pb2_grpc
-from server.labels import LabelService, LabelStore
+from fedstill.common.arrays import parse_manifest, read_message
+from fedstill.common.errors import UsageError
+from fedstill.protos.fedstill.v1 import labels_pb2, labels_pb2_grpc
+from fedstill.server.labels import LabelService, LabelStore
 
 
 @pytest.fixture

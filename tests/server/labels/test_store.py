@@ -4,9 +4,9 @@ import multiprocessing
 import numpy as np
 import pytest
 
-from common.arrays import decode_chunk, parse_manifest, read_message
-from common.errors import ConfigError, DataError, DigestError, NotPublishedError
-from server.labels import LabelStore
+from fedstill.common.arrays import decode_chunk, parse_manifest, read_message
+from fedstill.common.errors import ConfigError, DataError, DigestError, NotPublishedError
+from fedstill.server.labels import LabelStore
 
 ORIGIN = {"teacher_digest": "teacher", "public_digest": "public"}
 

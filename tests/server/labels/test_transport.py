@@ -10,10 +10,10 @@ from pathlib import Path
 import grpc
 import pytest
 
-from clients.labels import LabelCache, Transport
-from common.errors import AccessError, ExchangeError, UsageError
-from server.authority import init_authority, revoke_node
-from server.labels import LabelService, LabelStore
+from fedstill.clients.labels import LabelCache, Transport
+from fedstill.common.errors import AccessError, ExchangeError, UsageError
+from fedstill.server.labels import LabelService, LabelStore
+from fedstill.server.pki.authority import init_authority, revoke_node
 from tests.server.labels.federation import ago
 
 
@@ -150,8 +150,8 @@ def test_the_services_log_says_why_a_handshake_failed(federation, kitchen, tmp_p
 _SERVE_WITHOUT_STDERR = """
 import sys
 from pathlib import Path
-from common.config import load_config
-from server.app import serve_run
+from fedstill.common.config import load_config
+from fedstill.server.app import serve_run
 folder, certificates = Path(sys.argv[1]), sys.argv[2]
 settings = [f"exchange.certificates_dir={certificates}", "monitoring.enabled=true"]
 with serve_run(load_config(overrides=settings), folder, "run-1", print) as (address, _):

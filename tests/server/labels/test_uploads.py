@@ -3,9 +3,9 @@ import hashlib
 import google_crc32c
 import pytest
 
-from common.errors import DigestError, UsageError
-from protos.fedstill.v1 import labels_pb2
-from server.labels.uploads import MAX_UPLOAD_BYTES, receive_upload
+from fedstill.common.errors import DigestError, UsageError
+from fedstill.protos.fedstill.v1 import labels_pb2
+from fedstill.server.labels.uploads import MAX_UPLOAD_BYTES, receive_upload
 
 CONTENT = {"student.safetensors": b"weights", "artefact/model.onnx": b"model" * 100, "artefact/empty": b""}
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from common.compressors import make_plan
-from common.devices import DeviceProfile, parse_profile
-from server.planner.candidates import Candidate
-from server.planner.choice import Choice, Conditions, Option, choose_option
+from fedstill.common.compressors import make_plan
+from fedstill.common.devices import DeviceProfile, parse_profile
+from fedstill.server.planner.candidates import Candidate
+from fedstill.server.planner.choice import Choice, Conditions, Option, choose_option
 
 FP32 = make_plan(steps="", bits=32)
 INT8 = make_plan(steps="quantise", bits=8)

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from common.compressors import make_plan
-from common.devices import DeviceProfile
-from server.planner.candidates import Candidate
-from server.planner.choice import Conditions, Option, choose_option, find_obstacle
+from fedstill.common.compressors import make_plan
+from fedstill.common.devices import DeviceProfile
+from fedstill.server.planner.candidates import Candidate
+from fedstill.server.planner.choice import Conditions, Option, choose_option, find_obstacle
 
 
 def make(profile: DeviceProfile, **values: Any) -> DeviceProfile:

@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.config import load_config
-from common.devices import Link
-from server.labels import LabelStore
-from server.planner.codecs import (
+from fedstill.common.config import load_config
+from fedstill.common.devices import Link
+from fedstill.server.exchange.publication import Encoding
+from fedstill.server.labels import LabelStore
+from fedstill.server.planner.codecs import (
     choose_codec,
     choose_upload_codec,
     encode_labels,
     measure_codec,
     reconsider_codec,
 )
-from server.publication import Encoding
 
 LADDER = (
     Encoding("lp8", b"\1" * 32, 100_000, 1e-5),

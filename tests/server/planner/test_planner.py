@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
-from common.config import load_config
-from common.devices import load_profile
-from common.errors import ConfigError
-from common.models import InputSpec
-from common.wire import profile_from_proto, profile_to_proto
-from protos.fedstill.v1 import fleet_pb2
-from server.checkpoints import NodeState
-from server.events import Event, NodeBudgeted, NodePlanned, Warned
-from server.planner.planner import Planner, observe_link, read_profiles
-from server.publication import Encoding, Publication
+from fedstill.common.config import load_config
+from fedstill.common.devices import load_profile
+from fedstill.common.errors import ConfigError
+from fedstill.common.models import InputSpec
+from fedstill.common.wire import profile_from_proto, profile_to_proto
+from fedstill.protos.fedstill.v1 import fleet_pb2
+from fedstill.server.exchange.publication import Encoding, Publication
+from fedstill.server.planner.planner import Planner, observe_link, read_profiles
+from fedstill.server.run.events import Event, NodeBudgeted, NodePlanned, Warned
+from fedstill.server.run.state import NodeState
 
 SPEC = InputSpec("image", (8, 8), "uint8", "HW", 1.0, (0.0,), (1.0,))
 ENCODINGS = (Encoding("lp8", b"\1" * 32, 1_000_000, 1e-5), Encoding("hard", b"\2" * 32, 10_000, 0.4))

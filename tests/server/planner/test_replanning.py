@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 
-from common.config import Config, load_config
-from common.devices import DeviceProfile
-from common.errors import ConfigError
-from common.models import InputSpec
-from server.checkpoints import NodePlan, NodeState
-from server.events import Event, NodePlanned, Warned
-from server.planner import replanning
-from server.planner.choice import Conditions, Option
-from server.planner.planner import Planner, check_planning
-from server.planner.replanning import observe_report, read_candidate, record_plan
-from server.publication import Publication
+from fedstill.common.config import Config, load_config
+from fedstill.common.devices import DeviceProfile
+from fedstill.common.errors import ConfigError
+from fedstill.common.models import InputSpec
+from fedstill.server.exchange.publication import Publication
+from fedstill.server.planner import replanning
+from fedstill.server.planner.choice import Conditions, Option
+from fedstill.server.planner.planner import Planner, check_planning
+from fedstill.server.planner.replanning import observe_report, read_candidate, record_plan
+from fedstill.server.run.events import Event, NodePlanned, Warned
+from fedstill.server.run.state import NodePlan, NodeState
 
 SPEC = InputSpec("image", (8, 8), "uint8", "HW", 1.0, (0.0,), (1.0,))
 PUBLICATION = Publication("127.0.0.1:1", SPEC, ("a", "b"), (), b"", b"")

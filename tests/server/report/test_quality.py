@@ -5,9 +5,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from server.flips import Flip, Flips
-from server.report.quality import render_quality
-from server.summary import NodeQuality, Resemblance
+from fedstill.server.analysis.flips import Flip, Flips
+from fedstill.server.report.quality import render_quality
+from fedstill.server.run.summary import NodeQuality, Resemblance
 
 
 def alike(agreement: float, *, cka: float | None = 0.5) -> Resemblance:

@@ -9,18 +9,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from common.config import Config, load_config
-from common.datasets import load_dataset, split_dataset
-from common.errors import ConfigError, ExchangeError, RunError
-from common.models import measure_input
-from protos.fedstill.v1 import fleet_pb2
-from server.aggregators import AggregatorOptions, get_aggregator
-from server.contributions import receive_contribution
-from server.exchange import Exchange
-from server.labels import LabelStore
-from server.publication import publish_public, publish_samples
-from server.schemes import SCHEMES, Contribution, get_scheme
-from server.schemes.ensemble import aggregate_logits
+from fedstill.common.config import Config, load_config
+from fedstill.common.datasets import load_dataset, split_dataset
+from fedstill.common.errors import ConfigError, ExchangeError, RunError
+from fedstill.common.models import measure_input
+from fedstill.protos.fedstill.v1 import fleet_pb2
+from fedstill.server.aggregators import AggregatorOptions, get_aggregator
+from fedstill.server.exchange.exchange import Exchange
+from fedstill.server.exchange.publication import publish_public, publish_samples
+from fedstill.server.labels import LabelStore
+from fedstill.server.schemes import SCHEMES, Contribution, get_scheme
+from fedstill.server.schemes.admission import receive_contribution
+from fedstill.server.schemes.ensemble import aggregate_logits
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def contribution(name: str, values: object, counts: object) -> Contribution:
 
 def published_rows(exchange: Exchange) -> np.ndarray:
     stored = exchange.store.array(exchange.publication.knowledge_digest)
-    from common.arrays import decode_chunk, parse_manifest, read_message
+    from fedstill.common.arrays import decode_chunk, parse_manifest, read_message
 
     manifest = parse_manifest(stored.manifest, digest=exchange.publication.knowledge_digest)
     return np.concatenate(

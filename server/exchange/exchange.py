@@ -1,0 +1,137 @@
+"""What a run knows and publishes, from the first teacher to the last ensemble."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from fedstill.common.config import Config
+from fedstill.common.datasets import Dataset, Splits
+from fedstill.common.models import InputSpec
+from fedstill.common.views import Views, open_views
+from fedstill.server.exchange.publication import Encoding, Publication
+from fedstill.server.exchange.teacher import Teacher
+from fedstill.server.labels import LabelSet, LabelStore
+from fedstill.server.planner.codecs import encode_labels
+
+
+@dataclass
+class Exchange:
+    """The coordinator's side of a scheme; `publication` and `teacher` change from round to round."""
+
+    config: Config
+    store: LabelStore
+    dataset: Dataset
+    splits: Splits
+    spec: InputSpec
+    publication: Publication
+    teacher: Teacher | None = None
+    round: int = 0
+    notes: dict[str, Any] = field(default_factory=dict)
+    """Figures of the last conclusion, for `rounds.jsonl`."""
+
+    @property
+    def public_rows(self) -> np.ndarray | Views:
+        """What soft labels belong to, row by row: the public samples, or all their views."""
+        samples_S = self.dataset.x_train[self.splits.public]
+        return open_views(samples_S, self.publication.views, self.spec)
+
+    def find_labels(self, *, origin: str) -> LabelSet | None:
+        """Finds the soft labels of the public rows that a teacher gave before."""
+        return self.store.find_labels(
+            teacher_digest=origin,
+            public_digest=self.publication.public_digest.hex(),
+            augmentation_seed=self.publication.views.index_key,
+        )
+
+    def publish_labels(self, logits_SC: np.ndarray, *, origin: str) -> None:
+        """Publishes soft labels of the public rows for the next round.
+
+        Args:
+            logits_SC: Logits (S, C), float32, in the order of `public_rows`.
+            origin: Digest of the teacher or the ensemble that they come from, hexadecimal.
+        """
+        views = self.publication.views
+        labels = self.store.publish_labels(
+            logits_SC,
+            teacher_digest=origin,
+            public_digest=self.publication.public_digest.hex(),
+            augmentation_seed=views.index_key,
+            augmentation=views.describe(),
+            chunk_bytes=self.config.exchange.chunk_bytes,
+        )
+        encodings = encode_labels(self.store, labels.id, self.config)
+        self.publication = replace(
+            self.publication,
+            label_set_id=labels.id,
+            labels_digest=encodings[0].digest,
+            codec=encodings[0].codec,
+            temperature=self.config.distill.temperature,
+            encodings=encodings,
+            array_bytes=self.publication.array_bytes | _sizes(encodings),
+        )
+
+    def publish_features(self, features: np.ndarray) -> None:
+        """Publishes the teacher's features of the public rows, in the order of their soft labels.
+
+        Args:
+            features: Features (S, D) or attention maps (S, *places), float16.
+        """
+        digest = self.store.publish_samples(features, chunk_bytes=self.config.exchange.chunk_bytes)
+        size = self.store.array(digest).num_bytes
+        self.publication = replace(
+            self.publication,
+            features_digest=digest,
+            array_bytes=self.publication.array_bytes | {digest.hex(): size},
+        )
+
+    def publish_rows(self, values: np.ndarray, counts_R: np.ndarray) -> None:
+        """Publishes class means, prototypes or weights (R, D), float32, for the next round."""
+        digest = self.store.publish_samples(
+            np.ascontiguousarray(values, np.float32), chunk_bytes=self.config.exchange.chunk_bytes
+        )
+        size = self.store.array(digest).num_bytes
+        self.publication = replace(
+            self.publication,
+            knowledge_digest=digest,
+            knowledge_counts=tuple(float(count) for count in counts_R),
+            array_bytes=self.publication.array_bytes | {digest.hex(): size},
+        )
+
+    def remember(self) -> dict[str, Any]:
+        """Says what the next round fetches, in a form that goes into the run's state."""
+        publication = self.publication
+        digests = (publication.labels_digest, publication.knowledge_digest)
+        return {
+            "label_set_id": publication.label_set_id,
+            "labels_digest": publication.labels_digest.hex(),
+            "knowledge_digest": publication.knowledge_digest.hex(),
+            "knowledge_counts": list(publication.knowledge_counts),
+            "array_bytes": {
+                digest.hex(): publication.array_bytes[digest.hex()] for digest in digests if digest
+            },
+        }
+
+    def restore(self, remembered: dict[str, Any]) -> None:
+        """Takes up what `remember` said in an earlier life of the run."""
+        if "labels_digest" not in remembered:
+            return
+        label_set_id = remembered["label_set_id"]
+        encodings = encode_labels(self.store, label_set_id, self.config) if label_set_id else ()
+        self.publication = replace(
+            self.publication,
+            label_set_id=label_set_id,
+            labels_digest=bytes.fromhex(remembered["labels_digest"]),
+            codec=encodings[0].codec if encodings else "",
+            temperature=self.config.distill.temperature,
+            encodings=encodings,
+            knowledge_digest=bytes.fromhex(remembered["knowledge_digest"]),
+            knowledge_counts=tuple(remembered["knowledge_counts"]),
+            array_bytes=self.publication.array_bytes | remembered["array_bytes"] | _sizes(encodings),
+        )
+
+
+def _sizes(encodings: tuple[Encoding, ...]) -> dict[str, int]:
+    return {encoding.digest.hex(): encoding.num_bytes for encoding in encodings}

@@ -1,0 +1,287 @@
+"""The teacher: trained or held, and run over the public set once."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from fedstill.common.config import TeacherConfig
+from fedstill.common.datasets import Dataset, Splits
+from fedstill.common.errors import ConfigError, FedStillError
+from fedstill.common.inference import OnnxPredictor, measure_latency, open_graph
+from fedstill.common.models import InputSpec, build_model, resolve_model
+from fedstill.common.onnx_export import trace_model
+from fedstill.common.seeding import stream, stream_seed
+from fedstill.common.training import (
+    Batch,
+    Optimisation,
+    choose_device,
+    deterministic,
+    fit,
+    load_weights,
+    predict_logits,
+    shuffled_batches,
+    steps_per_epoch,
+)
+from fedstill.common.views import Views, changes
+
+LOGIT_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A teacher that is ready to label."""
+
+    name: str
+    model: nn.Module
+    validation_hits_S: np.ndarray
+    """Which samples of the server's validation part it classifies rightly, bool (S,)."""
+    num_epochs: int
+    """Epochs that it was trained; 0 where it was held."""
+
+    @property
+    def validation_accuracy(self) -> float:
+        """Share of the server's validation part that it classifies rightly."""
+        return float(np.mean(self.validation_hits_S))
+
+
+def make_teacher(
+    config: TeacherConfig,
+    dataset: Dataset,
+    splits: Splits,
+    spec: InputSpec,
+    *,
+    seed: int,
+    on_epoch: Callable[[int, str], None],
+    checkpoint: Path | None = None,
+) -> Teacher:
+    """Trains the teacher on the server's set, or loads it.
+
+    Args:
+        config: The teacher's part of the configuration.
+        dataset: All samples.
+        splits: Which of them are the server's.
+        spec: What samples look like.
+        seed: The run's seed.
+        on_epoch: Called with epochs done and their validation accuracy in words.
+        checkpoint: Weights to load instead of training; None goes by the configuration.
+
+    Returns:
+        The teacher in evaluation mode, with its accuracy on the server's validation part.
+
+    Raises:
+        ConfigError: An unknown model or a factory that gives none.
+        CheckpointError: The checkpoint does not fit the model.
+    """
+    name, model = _build(config, spec, dataset.num_classes, seed=seed)
+    if checkpoint is None and config.checkpoint:
+        checkpoint = Path(config.checkpoint)
+    num_epochs = 0
+    with deterministic(stream_seed(seed, "teacher-training"), num_threads=config.num_threads):
+        if checkpoint is not None:
+            load_weights(model, checkpoint)
+        else:
+            num_epochs = _train(model, config, dataset, splits, seed=seed, on_epoch=on_epoch)
+        hits_S = find_hits(model, dataset, splits.server_validation)
+    return Teacher(name, model.eval(), hits_S, num_epochs)
+
+
+def find_hits(model: nn.Module, dataset: Dataset, samples: np.ndarray) -> np.ndarray:
+    """Says which of the training part's samples a model classifies rightly.
+
+    Args:
+        model: The model, run as it is, with the threads that are set.
+        dataset: All samples.
+        samples: Rows of its training part (S,).
+
+    Returns:
+        Whether each is classified rightly, bool (S,).
+    """
+    hits_S: np.ndarray = (
+        predict_logits(model, dataset.x_train[samples]).argmax(axis=1) == dataset.y_train[samples]
+    )
+    return hits_S
+
+
+def teacher_device(config: TeacherConfig) -> str:
+    """Says what the teacher is trained and labels on; raises `ConfigError` where it is not there."""
+    return choose_device(config.device, key="teacher.device")
+
+
+def _build(config: TeacherConfig, spec: InputSpec, num_classes: int, *, seed: int) -> tuple[str, nn.Module]:
+    with deterministic(stream_seed(seed, "teacher-weights"), num_threads=1):
+        if not config.factory:
+            name = resolve_model(config.model, role="teacher", spec=spec)
+            return name, build_model(name, spec, num_classes=num_classes)
+        factory = import_factory(config.factory)
+        model = factory(spec, num_classes)
+    if not isinstance(model, nn.Module):
+        raise ConfigError(
+            f"teacher.factory: expected {config.factory} to return a torch.nn.Module,"
+            f" got {type(model).__name__}"
+        )
+    return config.factory, model
+
+
+def import_factory(text: str) -> Callable[[InputSpec, int], nn.Module]:
+    """Imports a user's function from input specification and classes to a module; raises `ConfigError`."""
+    module_name, _, function_name = text.partition(":")
+    if not module_name or not function_name:
+        raise ConfigError(f"teacher.factory: expected module:function, got {text!r}")
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # a user's module lies where the command runs
+    try:
+        factory = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"teacher.factory: cannot import {text}: {error}") from None
+    return factory  # type: ignore[no-any-return]
+
+
+def _train(
+    model: nn.Module,
+    config: TeacherConfig,
+    dataset: Dataset,
+    splits: Splits,
+    *,
+    seed: int,
+    on_epoch: Callable[[int, str], None],
+) -> int:
+    train, validation = splits.server_train, splits.server_validation
+    x_val = dataset.x_train[validation]
+    y_val = torch.from_numpy(dataset.y_train[validation])
+    per_epoch = steps_per_epoch(len(train), config.batch_size)
+    rng = stream(seed, "teacher-batches")
+    best_loss, best_state, best_epoch, last_epoch = float("inf"), None, 0, 0
+    shift = _augmentation_reach(dataset) if config.augment else 0
+
+    def batches() -> Iterator[Batch]:
+        for index in shuffled_batches(len(train), config.batch_size, rng):
+            chosen = np.sort(train[index])
+            x = dataset.x_train[chosen]
+            yield (
+                torch.from_numpy(shift_images(x, rng, reach=shift) if shift else x),
+                torch.from_numpy(dataset.y_train[chosen]),
+            )
+
+    def look(step: int) -> bool:
+        nonlocal best_loss, best_state, best_epoch, last_epoch
+        if step % per_epoch:
+            return False
+        last_epoch = step // per_epoch
+        logits = torch.from_numpy(predict_logits(model, x_val))
+        loss = float(functional.cross_entropy(logits, y_val))
+        accuracy = float((logits.argmax(dim=1) == y_val).float().mean())
+        on_epoch(last_epoch, f"validation accuracy {accuracy:.3f}")
+        if loss < best_loss:
+            best_loss, best_state, best_epoch = loss, copy.deepcopy(model.state_dict()), last_epoch
+        return last_epoch - best_epoch >= config.patience
+
+    fit(
+        model,
+        batches(),
+        lambda module, batch: (functional.cross_entropy(module(batch[0]), batch[1]),),
+        loss_weights=(1.0,),
+        num_steps=per_epoch * config.num_epochs,
+        optimisation=Optimisation(config.learning_rate, config.weight_decay, teacher_device(config)),
+        on_step=look,
+    )
+    if best_state is not None:
+        model.load_state_dict(best_state)
+    return last_epoch
+
+
+def _augmentation_reach(dataset: Dataset) -> int:
+    if dataset.task != "image" or not dataset.layout.startswith("HW"):
+        return 0
+    return changes.shift_reach(*dataset.sample_shape[:2])
+
+
+def shift_images(x_S: np.ndarray, rng: np.random.Generator, *, reach: int) -> np.ndarray:
+    """Shifts each image by up to `reach` pixels in both directions; edges are repeated.
+
+    Args:
+        x_S: Images (S, H, W) or (S, H, W, C).
+        rng: Source of the shifts.
+        reach: Largest shift, pixels, above 0.
+
+    Returns:
+        Shifted copies of the same shape and type.
+    """
+    up, left = rng.integers(0, 2 * reach + 1, size=(2, len(x_S))) - reach
+    return changes.shift_images(x_S, up, left)
+
+
+def measure_teacher_latency(teacher: nn.Module, spec: InputSpec, x_S: np.ndarray) -> float | None:
+    """Measures one prediction of the teacher at batch 1, one thread of ONNX Runtime, seconds.
+
+    None where the teacher does not run there.
+    """
+    predict = _open_fast(teacher, spec, x_S[:8], num_threads=1)
+    return None if predict is None else measure_latency(predict, x_S)
+
+
+def label_samples(
+    teacher: nn.Module,
+    spec: InputSpec,
+    x_S: np.ndarray | Views,
+    *,
+    num_threads: int,
+    device: str = "cpu",
+    batch_size: int = 256,
+    on_batch: Callable[[int], None] | None = None,
+) -> np.ndarray:
+    """Runs the teacher over samples, through the fastest runtime that gives its logits.
+
+    On a CPU ONNX Runtime is several times faster than torch; it is used where the
+    model exports and its logits on the first samples are torch's. A GPU runs torch.
+
+    Args:
+        teacher: The teacher, in evaluation mode.
+        spec: What samples look like.
+        x_S: Raw samples (S, *sample_shape); may be a memory map, or views.
+        num_threads: Threads of either runtime.
+        device: Where to run, as `choose_device` says.
+        batch_size: Samples per call.
+        on_batch: Called with the number of samples done.
+
+    Returns:
+        Logits (S, C), float32.
+    """
+    predict = None
+    if device == "cpu":
+        predict = _open_fast(teacher, spec, x_S[:8], num_threads=num_threads)
+    parts = []
+    teacher.to(device)
+    with deterministic(0, num_threads=num_threads):
+        for start in range(0, len(x_S), batch_size):
+            x = np.ascontiguousarray(x_S[start : start + batch_size])
+            if predict is not None:
+                parts.append(predict(x))
+            else:
+                parts.append(predict_logits(teacher, x, batch_size=batch_size))
+            if on_batch is not None:
+                on_batch(start + len(x))
+    teacher.to("cpu")
+    return np.concatenate(parts).astype(np.float32, copy=False)
+
+
+def _open_fast(
+    teacher: nn.Module, spec: InputSpec, x_S: np.ndarray, *, num_threads: int
+) -> OnnxPredictor | None:
+    try:
+        predict = open_graph(trace_model(teacher, spec).SerializeToString(), num_threads=num_threads)
+    except (FedStillError, ValueError):  # not exportable, or beyond protobuf's 2 GB: torch it is
+        return None
+    logits = predict(x_S)
+    expected = predict_logits(teacher, x_S)
+    close = np.allclose(logits, expected, rtol=LOGIT_TOLERANCE, atol=LOGIT_TOLERANCE)
+    return predict if close else None

@@ -1,0 +1,41 @@
+"""From raw text and sequences to what models take, by an encoder that saw nothing private."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from fedstill.common.config import DataConfig
+from fedstill.common.datasets import RAW_TASKS, Dataset, Splits
+from fedstill.common.encoders import ENCODER_OF_TASK, PADDING, Encoder, fit_encoder
+
+
+def encode_dataset(dataset: Dataset, splits: Splits, config: DataConfig) -> tuple[Dataset, Encoder | None]:
+    """Builds the encoder on the server's and the public samples, and encodes what is published.
+
+    Args:
+        dataset: The data set; one of numbers is returned as it is.
+        splits: Who holds what of it.
+        config: Size of the vocabulary and length of a sample.
+
+    Returns:
+        The data set with ids for the server's, the public and the evaluation samples and
+        nothing but padding for private ones, and the encoder; None where samples are numbers.
+
+    Raises:
+        DataError: The server's and the public samples hold no symbols at all.
+    """
+    if dataset.task not in RAW_TASKS:
+        return dataset, None
+    visible = np.concatenate([splits.server_train, splits.public])
+    encoder = fit_encoder(
+        ENCODER_OF_TASK[dataset.task],
+        dataset.x_train[visible],
+        num_ids=config.vocabulary_size,
+        max_length=config.max_length,
+    )
+    x_train = np.full((len(dataset.x_train), encoder.max_length), PADDING, encoder.dtype)
+    encoded = np.concatenate([visible, splits.server_validation])
+    x_train[encoded] = encoder.encode(dataset.x_train[encoded])
+    return replace(dataset, x_train=x_train, x_test=encoder.encode(dataset.x_test)), encoder

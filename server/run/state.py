@@ -1,0 +1,241 @@
+"""The state of a federation, committed once per round.
+
+One file says which round was committed and how all nodes stand; it is replaced atomically,
+so that a run is always either before or after a round. What the rounds were like is in
+`rounds.jsonl` alone: a line that the state does not know of yet is no round.
+
+    config.toml             written first
+    rounds.jsonl            a line per round; replaced just before the state
+    checkpoints/state.json  makes the folder a run; replaced once per round
+    lock                    held (flock) by the one coordinator; it ends with its holder
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fedstill.common.devices import DeviceProfile
+from fedstill.common.errors import DataError, UsageError
+from fedstill.common.files import write_text_atomically
+
+STATE_FILE = Path("checkpoints") / "state.json"
+ROUNDS_FILE = "rounds.jsonl"
+LOCK_FILE = "lock"
+LOCKS = Path("/proc/locks")
+
+
+class NodePlan(BaseModel):
+    """The student that was planned for one node's device, and what was expected of it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str
+    width: float
+    compression: dict[str, Any]
+    """A compression plan, as its `to_json` writes it."""
+    name: str
+    """All three in words."""
+    reason: str
+    accuracy: float | None
+    """Of its pilot, on the server's validation part."""
+    artefact_bytes: int
+    latency_seconds: float
+    """Expected on the device, at batch 1."""
+    num_rounds: int = 0
+    """Rounds that its student has been trained in; 0 begins with the initial one."""
+
+
+class NodeState(BaseModel):
+    """One node as of its last committed round."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    node_id: str
+    host: str = ""
+    """The machine that it worked on last, as `fedstill.clients.machine` names it."""
+    family: str = ""
+    num_train_samples: int
+    num_private_test: int
+    base_round: int = 0
+    shared_round: int = 0
+    """Round whose array of this node is part of what is published; 0: none of its is."""
+    shared_weight: float = 1.0
+    """Weight of that array there; below 1 where it came late."""
+    num_rounds: int = 0
+    num_state_resets: int = 0
+    arrays: list[str] = []
+    """Digests of what the node has fetched, so that each counts once."""
+    bytes_down: int = 0
+    bytes_up: int = 0
+    public_sample_bytes: int = 0
+    evaluation_bytes: int = 0
+    wire_bytes: int = 0
+    fedavg_bytes: int = 0
+    report: dict[str, Any] = {}
+    """Figures of the last round: its line in `rounds.jsonl`."""
+    closing: dict[str, Any] = {}
+    """Control, latency and upload, once the run is over."""
+    num_failures: int = 0
+    """Rounds in a row that it was asked in and gave nothing that could be used."""
+    num_rests: int = 0
+    """Rests since its last good answer; each is twice as long."""
+    rests_until: int = 0
+    """Last round that it sits out."""
+    rest_reason: str = ""
+    """Why it rests: the reason of its last failure."""
+    profile: DeviceProfile | None = None
+    """Its device, where that is known."""
+    is_simulated: bool = False
+    """The profile is the configuration's; what is measured on the node is another machine's."""
+    codec: str = ""
+    """Codec of what it fetches, where each node has its own."""
+    codec_reason: str = ""
+    plan: NodePlan | None = None
+    """Its own plan, where `student.plan` is "auto" and its device is known."""
+    num_replans: int = 0
+    refusal: str = ""
+    """Why nothing can be planned for it; it is never asked."""
+    device_latency_seconds: float | None = None
+    """Of its last artefact, as measured in the round, on its device; scaled where that is simulated."""
+    latency_correction: dict[str, float] = {}
+    """Measured over expected latency, by arithmetic."""
+    step_seconds: float | None = None
+    """Of its last training step."""
+    link_bytes_per_second: float | None = None
+    """What was seen of its link, where it has one of its own; a moving mean."""
+
+
+class FederationState(BaseModel):
+    """All that the coordinator knows after a round."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    run_id: str
+    round: int = 0
+    num_resumes: int = 0
+    wall_seconds: float = 0.0
+    num_late: int = 0
+    stopped_because: str = ""
+    is_closed: bool = False
+    """Controls, latencies and artefacts are in; what is left is the summary."""
+    exchange: dict[str, Any] = {}
+    """What the next round fetches, in schemes that change it: digests and counts."""
+    nodes: dict[str, NodeState] = {}
+    rounds: list[dict[str, Any]] = Field(default=[], exclude=True)
+    """The lines of `rounds.jsonl`."""
+
+
+def commit_state(state: FederationState, run_dir: Path) -> None:
+    """Writes `rounds.jsonl`, where it is not there yet, and then the state, each atomically."""
+    path = run_dir / ROUNDS_FILE
+    lines = _read_lines(path) if path.exists() else None
+    if lines is None or len(lines) != len(state.rounds):
+        lines = (lines or [])[: len(state.rounds)]
+        lines += [json.dumps(line, sort_keys=True) + "\n" for line in state.rounds[len(lines) :]]
+        write_text_atomically(path, "".join(lines))
+    write_text_atomically(run_dir / STATE_FILE, state.model_dump_json(indent=1))
+
+
+def _read_lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines(keepends=True)
+
+
+@contextmanager
+def hold_folder(folder: Path, *, option: str = "--run-dir") -> Iterator[None]:
+    """Makes the folder where it lacks, and keeps every other coordinator out of it.
+
+    Args:
+        folder: A run folder, or the home of a deployment's coordinator.
+        option: How a user chooses another one.
+
+    Raises:
+        UsageError: Another coordinator works in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK_FILE).open("ab+", buffering=0) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().decode("ascii", "replace").strip() or "unknown"
+            raise UsageError(
+                f"another coordinator (process {holder}) works in {folder}: wait until it ends, or choose"
+                f" another folder with {option}"
+            ) from None
+        with suppress(OSError):  # a full disk is for the first commit to report
+            file.truncate(0)
+            file.write(b"%d\n" % os.getpid())
+        yield
+
+
+def read_holders() -> set[tuple[int, int]]:
+    """Reads which process holds which file's lock.
+
+    Returns:
+        Pairs of process id and inode; empty where the system does not tell.
+    """
+    try:
+        lines = LOCKS.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return set()
+    fields = [line.split() for line in lines if "FLOCK" in line and "->" not in line]
+    return {(int(part[4]), int(part[5].rpartition(":")[2])) for part in fields if len(part) >= 8}
+
+
+def is_live(folder: Path, holders: set[tuple[int, int]]) -> bool:
+    """Says whether a coordinator of this machine works in a run folder."""
+    lock = folder / LOCK_FILE
+    try:
+        return (int(lock.read_text(encoding="ascii")), lock.stat().st_ino) in holders
+    except (OSError, ValueError):
+        return False
+
+
+def sweep(run_dir: Path) -> None:
+    """Removes what a killed coordinator was writing beside its files; only the holder may call it."""
+    for pattern in (".*.*", f"{STATE_FILE.parent}/.*.*", "nodes/*/.predictions.npy.*"):
+        for leftover in run_dir.glob(pattern):
+            leftover.unlink(missing_ok=True)
+
+
+def load_state(run_dir: Path) -> FederationState:
+    """Reads the last committed state.
+
+    Raises:
+        DataError: The folder is no run folder, or of another version, or its rounds are gone.
+    """
+    path = run_dir / STATE_FILE
+    try:
+        state = FederationState.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise DataError(
+            f"nothing to resume in {run_dir}: expected {STATE_FILE}, which a run writes as it begins;"
+            " begin anew in an empty folder"
+        ) from None
+    except ValueError as error:
+        first = str(error).splitlines()[0]
+        raise DataError(f"{path} does not fit this version: {first}") from None
+    return state.model_copy(update={"rounds": _read_rounds(run_dir / ROUNDS_FILE, num_rounds=state.round)})
+
+
+def _read_rounds(path: Path, *, num_rounds: int) -> list[dict[str, Any]]:
+    if not num_rounds:
+        return []
+    try:
+        rounds = [json.loads(line) for line in _read_lines(path)[:num_rounds]]
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read {path} ({error}); the run cannot be resumed without it") from None
+    if len(rounds) < num_rounds:
+        raise DataError(
+            f"{path} holds {len(rounds)} of {num_rounds} committed rounds; bring the rest back, or begin anew"
+            " in an empty folder"
+        )
+    return rounds

@@ -1,0 +1,145 @@
+"""Nodes that come to a running federation, or come back to it under another of Flower's ids."""
+
+from __future__ import annotations
+
+import pytest
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from fedstill.common.errors import RunError
+from fedstill.common.wire import pack
+from fedstill.protos.fedstill.v1 import fleet_pb2
+from fedstill.server.fleet.fleet import Fleet
+from fedstill.server.fleet.mailbox import collect, send
+from fedstill.server.grids import LocalGrid
+from fedstill.server.run.events import ReplyDropped
+
+EXPECTED = fleet_pb2.InputSpec()
+
+
+class PatchyGrid(LocalGrid):
+    """A grid of four nodes of which some are switched on."""
+
+    on = frozenset({1, 2})
+
+    def get_node_ids(self) -> list[int]:
+        return sorted(self.on)
+
+
+def make_grid(who: dict[int, tuple[str, str]]) -> PatchyGrid:
+    """Flower's nodes by id: how each calls itself, and the digest of its data."""
+    app = ClientApp()
+
+    @app.query()
+    def hello(message: Message, context: Context) -> Message:
+        name, digest = who[int(context.node_config["partition-id"]) + 1]
+        hello = fleet_pb2.HelloResponse(node_id=name, private_digest=digest, num_train_samples=5)
+        return Message(pack(hello), reply_to=message)
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        return Message(pack(fleet_pb2.TaskResponse()), reply_to=message)
+
+    return PatchyGrid(app, num_nodes=4, run_config={})
+
+
+def open_fleet(
+    grid: PatchyGrid, *, num_nodes: int = 2, min_nodes: int = 0
+) -> tuple[Fleet, list[tuple[str, bool]], list[ReplyDropped]]:
+    met: list[tuple[str, bool]] = []
+    drops: list[ReplyDropped] = []
+    fleet = Fleet(run_id="run", on_drop=drops.append)
+    fleet.introduce(
+        grid,
+        num_nodes=num_nodes,
+        wait_seconds=0.5,
+        expected=EXPECTED,
+        min_nodes=min_nodes,
+        on_hello=lambda hello, is_back: met.append((hello.node_id, is_back)),
+    )
+    return fleet, met, drops
+
+
+def go_on(grid: PatchyGrid, fleet: Fleet, sent: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Waits for answers as a round does, and returns whose came."""
+    monkeypatch.setattr("fedstill.server.fleet.reception.LOOK_SECONDS", 0.0)
+    answered: list[int] = []
+    collect(
+        grid,
+        fleet.mailbox,
+        sent,
+        num_needed=9,
+        deadline_seconds=0.5,
+        on_reply=lambda flower_id, reply: answered.append(flower_id),
+        on_late=fleet.drop_late,
+        meanwhile=lambda: fleet.look_for_newcomers(grid),
+    )
+    return answered
+
+
+class DeadNodeGrid(PatchyGrid):
+    """Node 1 never does what it was told after its name; its SuperNode was killed."""
+
+    def _advance(self, timeout_seconds: float) -> None:
+        while self._queue and self._queue[0].node_id == 1 and self.on != {1, 2}:
+            self._queue.popleft()
+        super()._advance(timeout_seconds)
+
+
+def test_a_node_started_again_takes_its_name_back_and_what_it_owed_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    grid = make_grid({1: ("a", "x"), 2: ("b", "y"), 3: ("a", "x")})
+    grid.__class__ = DeadNodeGrid
+    fleet, met, drops = open_fleet(grid)
+    fleet.open_round(7)
+    grid.on = frozenset({1, 2, 3})  # Flower believes for a minute that the first still lives
+    tasks = dict.fromkeys((1, 2), fleet_pb2.TaskRequest())
+    sent = send(grid, fleet.mailbox, tasks, message_type="train", round_number=7)
+    assert go_on(grid, fleet, sent, monkeypatch) == [2]
+    assert fleet.flower_ids == {"b": 2, "a": 3}
+    assert met == [("a", False), ("b", False), ("a", True)]
+    assert [(drop.round, drop.node_id, drop.reason) for drop in drops] == [(7, "a", "lost")]
+    assert not fleet.mailbox.pending
+    assert not fleet.busy
+
+
+@pytest.mark.parametrize(("on", "expected"), [({1, 2, 3}, 1), ({2, 3}, 3)])
+def test_another_device_of_the_same_name_gets_it_only_where_the_first_has_left(
+    on: set[int], expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = make_grid({1: ("a", "x"), 2: ("b", "y"), 3: ("a", "z")})
+    fleet, _, drops = open_fleet(grid)
+    grid.on = frozenset(on)
+    sent = send(grid, fleet.mailbox, {2: fleet_pb2.TaskRequest()}, message_type="train", round_number=0)
+    go_on(grid, fleet, sent, monkeypatch)
+    fleet.await_answers(grid, wait_seconds=0.5, enough=lambda: not fleet.mailbox.pending)
+    assert fleet.flower_ids["a"] == expected
+    assert bool(drops) == (expected == 1)
+
+
+def test_two_devices_of_one_name_are_refused_at_the_start() -> None:
+    grid = make_grid({1: ("a", "x"), 2: ("a", "y")})
+    with pytest.raises(RunError, match="two nodes call themselves a"):
+        open_fleet(grid)
+
+
+@pytest.mark.parametrize(("num_nodes", "expected"), [(3, ["a", "b", "c"]), (2, ["a", "b"])])
+def test_who_comes_later_joins_where_a_place_is_left(
+    num_nodes: int, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedstill.server.fleet.reception.LOOK_SECONDS", 0.0)
+    grid = make_grid({1: ("a", "x"), 2: ("b", "y"), 3: ("c", "z")})
+    fleet, _, _ = open_fleet(grid, num_nodes=num_nodes, min_nodes=2)
+    grid.on = frozenset({1, 2, 3})
+    fleet.look_for_newcomers(grid)
+    fleet.await_answers(grid, wait_seconds=0.5, enough=lambda: not fleet.mailbox.pending)
+    assert sorted(fleet.flower_ids) == expected
+
+
+def test_a_pause_ends_when_a_node_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedstill.server.fleet.reception.LOOK_SECONDS", 0.0)
+    grid = make_grid({1: ("a", "x"), 2: ("b", "y"), 3: ("a", "x")})
+    fleet, _, _ = open_fleet(grid)
+    grid.on, fleet.departed = frozenset({2, 3}), {"a"}
+    assert fleet.await_answers(grid, wait_seconds=5, enough=lambda: "a" not in fleet.departed)
