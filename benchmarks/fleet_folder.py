@@ -15,7 +15,8 @@ import numpy as np
 
 from fedstill.common.config import Config, load_config, to_toml
 from fedstill.common.files import write_text_atomically
-from fedstill.server.federation.summarise import TeacherFacts, write_summary
+from fedstill.server.federation.summarise import write_summary
+from fedstill.server.figures.scoring import TeacherFacts
 from fedstill.server.metrics import MetricsEndpoint, RunMetrics, watch_run_folder
 from fedstill.server.run.events import (
     LabelsPublished,

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import secrets
-import shutil
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
@@ -15,8 +11,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedstill.common.certificates import is_loopback
-from fedstill.common.config import Config, from_run_config, load_config, to_toml
-from fedstill.common.errors import RunError, UsageError
+from fedstill.common.config import Config, from_run_config
 from fedstill.common.files import write_text_atomically
 from fedstill.server.display.progress import make_progress
 from fedstill.server.federation.coordinator import Run, run_federation
@@ -30,108 +25,9 @@ from fedstill.server.metrics import (
     watch_run_folder,
 )
 from fedstill.server.run.events import Observer, RunStarted, Warned, broadcast
+from fedstill.server.run.folder import open_run
 from fedstill.server.run.logs import open_log
-from fedstill.server.run.state import (
-    LOCK_FILE,
-    STATE_FILE,
-    FederationState,
-    commit_state,
-    hold_folder,
-    load_state,
-    sweep,
-)
 from fedstill.server.run.stderr import keep_stderr
-
-RUNS_DIR = Path("runs")
-
-
-def name_run(config: Config) -> str:
-    """Makes up a run id that no other run has, sorted by time."""
-    source = Path(config.data.source).name.split(".")[0] or "data"
-    plain = "".join(letter if letter.isalnum() else "-" for letter in source)[:32]
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    return f"{stamp}-{plain}-{config.federation.scheme}-{secrets.token_hex(2)}"
-
-
-@contextmanager
-def open_run(
-    config: Config, *, run_dir: Path | None, resume: bool, run_id: str = ""
-) -> Iterator[tuple[Path, FederationState]]:
-    """Makes a run folder, or opens one to go on from its last committed round, and holds it.
-
-    Args:
-        config: The run's configuration.
-        run_dir: The folder; None is `runs/<run_id>`.
-        resume: Go on instead of beginning.
-        run_id: Name of a new run; empty makes one up.
-
-    Yields:
-        The folder and the state to begin from.
-
-    Raises:
-        UsageError: The folder holds a run already, or none to resume, or another
-            coordinator works in it.
-        RunError: Its disk is full; the run can be resumed.
-    """
-    run_id = run_id or name_run(config)
-    folder = RUNS_DIR / run_id if run_dir is None else run_dir
-    # Looked at before the lock, which is a file too: a stranger's folder stays as it was.
-    check = load_state if resume else _check_unused
-    check(folder)
-    with _full_disk_explained(folder), hold_folder(folder):
-        check(folder)
-        if resume:
-            state = load_state(folder)
-            state = state.model_copy(update={"num_resumes": state.num_resumes + 1})
-            sweep(folder)
-        else:
-            state = FederationState(run_id=run_id)
-        with _undone_on_mistake(folder, state):
-            if not resume:
-                write_text_atomically(folder / "config.toml", to_toml(config))
-            commit_state(state, folder)
-            yield folder, state
-
-
-def _check_unused(folder: Path) -> None:
-    if not folder.exists() or all(path.name == LOCK_FILE for path in folder.iterdir()):
-        return
-    if (folder / STATE_FILE).exists():
-        raise UsageError(f"{folder} holds a run already: choose an empty folder, or --resume {folder}")
-    raise UsageError(f"{folder} holds files already: choose an empty folder")
-
-
-def load_run_config(run_dir: Path) -> Config:
-    """Reads the configuration that a run folder was begun with.
-
-    Raises:
-        UsageError: The folder holds no run, or one that ended before it began.
-    """
-    load_state(run_dir)  # says what lacks where a run ended before it began
-    return load_config(run_dir / "config.toml")
-
-
-@contextmanager
-def _undone_on_mistake(run_dir: Path, state: FederationState) -> Iterator[None]:
-    # A user's mistake that shows before the first round leaves nothing behind, nor does a run without state.
-    try:
-        yield
-    except (UsageError, OSError) as error:
-        is_mistake = isinstance(error, UsageError) and state.round == 0 and not state.num_resumes
-        if is_mistake or not (run_dir / STATE_FILE).exists():
-            shutil.rmtree(run_dir, ignore_errors=True)
-        raise
-
-
-@contextmanager
-def _full_disk_explained(run_dir: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        how = f"go on with --resume {run_dir}" if (run_dir / STATE_FILE).exists() else "begin again"
-        raise RunError(f"no space left for {run_dir}: free some, then {how}") from None
 
 
 @contextmanager

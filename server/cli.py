@@ -49,8 +49,8 @@ def simulate(
     ] = False,
 ) -> None:
     """Run a federation of virtual nodes."""
-    from fedstill.server.app import RUNS_DIR, load_run_config, name_run
     from fedstill.server.display.progress import make_progress, print_summary
+    from fedstill.server.run.folder import RUNS_DIR, load_run_config, name_run
     from fedstill.server.simulate import simulate as run_simulation
 
     run_id = ""
@@ -201,9 +201,9 @@ def coordinator(
     ] = False,
 ) -> None:
     """Run a federation of devices: SuperLink, SuperExec and the run as one supervised set."""
-    from fedstill.server.app import load_run_config, name_run
     from fedstill.server.deployment.flower_programs import Site, check_exposure, secure
     from fedstill.server.deployment.supervision import coordinate, print_commands
+    from fedstill.server.run.folder import load_run_config, name_run
 
     site = Site(home.resolve(), host, port, certificates.resolve() if certificates else None, authenticate)
     check_exposure(site)

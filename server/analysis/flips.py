@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from fedstill.common.arrays import decode_chunk, parse_manifest, read_message
 from fedstill.common.config import Config
-from fedstill.common.encoders import UNKNOWN, Encoder, encoder_from_json
+from fedstill.common.encoders import UNKNOWN, Encoder
 from fedstill.common.errors import DataError
 from fedstill.common.files import write_text_atomically
 from fedstill.common.models import InputSpec
 from fedstill.common.seeding import stream
 from fedstill.server.exchange.exchange import Exchange
+from fedstill.server.exchange.vocabulary import read_encoder
 from fedstill.server.run.state import FederationState
 
 FLIPS_FILE = "flips.json"
@@ -160,17 +160,3 @@ def to_text(ids_T: np.ndarray, encoder: Encoder) -> str:
     symbols = ("·" if number == UNKNOWN else encoder.symbols[number - UNKNOWN - 1] for number in seen)
     text = between.join(symbols)
     return text if len(text) <= MAX_LETTERS else text[:MAX_LETTERS] + "…"
-
-
-def read_encoder(exchange: Exchange) -> Encoder | None:
-    """Reads the published encoder back from the store; None where samples are numbers."""
-    digest = exchange.publication.encoder_digest
-    if not digest:
-        return None
-    stored = exchange.store.array(digest)
-    manifest = parse_manifest(stored.manifest, digest=digest)
-    chunks = [
-        decode_chunk(manifest, index, read_message(manifest, index, stored.message(index)))
-        for index in range(stored.num_chunks)
-    ]
-    return encoder_from_json(np.concatenate(chunks).tobytes(), origin="the published encoder")

@@ -15,14 +15,15 @@ from rich.text import Text
 from fedstill.common.config import Config
 from fedstill.common.devices import DeviceProfile, load_profile
 from fedstill.common.inference import describe_host
-from fedstill.server.app import open_run
 from fedstill.server.display.units import format_bytes, format_ratio, format_seconds
+from fedstill.server.exchange.encodings import AUTO
 from fedstill.server.federation.preparation import Run, check_names, prepare
 from fedstill.server.planner.choice import Choice, Conditions, Option, Rejected
-from fedstill.server.planner.codecs import AUTO, choose_codec
+from fedstill.server.planner.codecs import choose_codec
 from fedstill.server.planner.fronts import Front, find_cache_dir, refuse, scale_latencies
 from fedstill.server.planner.planner import check_planning
 from fedstill.server.run.events import Observer
+from fedstill.server.run.folder import open_run
 from fedstill.server.run.state import STATE_FILE, commit_state
 
 

@@ -11,10 +11,10 @@ from fedstill.common.config import Config
 from fedstill.common.datasets import Dataset, Splits
 from fedstill.common.models import InputSpec
 from fedstill.common.views import Views, open_views
+from fedstill.server.exchange.encodings import encode_labels
 from fedstill.server.exchange.publication import Encoding, Publication
 from fedstill.server.exchange.teacher import Teacher
 from fedstill.server.labels import LabelSet, LabelStore
-from fedstill.server.planner.codecs import encode_labels
 
 
 @dataclass

@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from fedstill.common.arrays import decode_chunk, parse_manifest, read_message
 from fedstill.common.config import DataConfig
 from fedstill.common.datasets import RAW_TASKS, Dataset, Splits
-from fedstill.common.encoders import ENCODER_OF_TASK, PADDING, Encoder, fit_encoder
+from fedstill.common.encoders import ENCODER_OF_TASK, PADDING, Encoder, encoder_from_json, fit_encoder
+from fedstill.server.exchange.exchange import Exchange
 
 
 def encode_dataset(dataset: Dataset, splits: Splits, config: DataConfig) -> tuple[Dataset, Encoder | None]:
@@ -39,3 +41,17 @@ def encode_dataset(dataset: Dataset, splits: Splits, config: DataConfig) -> tupl
     encoded = np.concatenate([visible, splits.server_validation])
     x_train[encoded] = encoder.encode(dataset.x_train[encoded])
     return replace(dataset, x_train=x_train, x_test=encoder.encode(dataset.x_test)), encoder
+
+
+def read_encoder(exchange: Exchange) -> Encoder | None:
+    """Reads the published encoder back from the store; None where samples are numbers."""
+    digest = exchange.publication.encoder_digest
+    if not digest:
+        return None
+    stored = exchange.store.array(digest)
+    manifest = parse_manifest(stored.manifest, digest=digest)
+    chunks = [
+        decode_chunk(manifest, index, read_message(manifest, index, stored.message(index)))
+        for index in range(stored.num_chunks)
+    ]
+    return encoder_from_json(np.concatenate(chunks).tobytes(), origin="the published encoder")

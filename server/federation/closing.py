@@ -17,7 +17,7 @@ from fedstill.server.planner import plan_training
 from fedstill.server.planner.replanning import scale_to_device
 from fedstill.server.rounds.strategy import FedDistill
 from fedstill.server.run.events import NodeClosed, Observer, PhaseAdvanced, timed_phase
-from fedstill.server.run.state import NodeState
+from fedstill.server.run.state import count_rounds, find_uncompressed
 
 # Controls and artefacts are worth waiting for, but not for a node that is gone.
 CLOSING_SECONDS = 1800.0
@@ -53,9 +53,9 @@ def _free_nodes(grid: Grid, strategy: FedDistill) -> list[str]:
     fleet.await_answers(
         grid,
         wait_seconds=strategy.config.federation.deadline_seconds or CLOSING_SECONDS,
-        enough=lambda: not fleet.busy,
+        enough=lambda: not fleet.roster.busy,
     )
-    return sorted(fleet.flower_ids.keys() - fleet.busy)
+    return sorted(fleet.roster.flower_ids.keys() - fleet.roster.busy)
 
 
 def choose_controls(config: Config, node_ids: list[str]) -> list[str]:
@@ -63,19 +63,6 @@ def choose_controls(config: Config, node_ids: list[str]) -> list[str]:
     count = round(config.federation.control_fraction * len(node_ids))
     rng = stream(config.seed, "choose-controls")
     return sorted(rng.choice(node_ids, size=count, replace=False).tolist()) if count else []
-
-
-def count_rounds(node: NodeState) -> int:
-    """Counts the rounds that a node's last student was trained in: all, unless it was planned anew."""
-    return node.num_rounds if node.plan is None else node.plan.num_rounds
-
-
-def find_uncompressed(node: NodeState) -> float | None:
-    """Finds the accuracy of a student's uncompressed control: itself, where training was left alone."""
-    accuracy: float | None = node.closing.get(
-        "uncompressed_accuracy", node.report.get("uncompressed_accuracy")
-    )
-    return accuracy
 
 
 def _train_controls(grid: Grid, strategy: FedDistill, chosen: list[str], observe: Observer) -> None:
@@ -204,7 +191,7 @@ def release_nodes(grid: Grid, strategy: FedDistill) -> None:
     request = fleet_pb2.ReleaseRequest(run_id=strategy.state.run_id)
     strategy.fleet.ask(
         grid,
-        dict.fromkeys(sorted(strategy.fleet.flower_ids.keys() - strategy.fleet.busy), request),
+        dict.fromkeys(sorted(strategy.fleet.roster.flower_ids.keys() - strategy.fleet.roster.busy), request),
         fleet_pb2.ReleaseResponse,
         message_type="query.release",
         round_number=strategy.state.round,

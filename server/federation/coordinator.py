@@ -82,7 +82,7 @@ def _run_rounds(
         commit=commit,
         planner=make_planner(run.config, prepared.exchange, run.observe),
     )
-    strategy.fleet.guard = Guard(run.config, run.run_dir, run.state.run_id)
+    strategy.fleet.roster.guard = Guard(run.config, run.run_dir, run.state.run_id)
     commit(run.state, [])  # from here on the teacher is there: a resumed run trains none
     if get_scheme(run.config.federation.scheme).conclude is not None:
         _close_the_loop(run, prepared, strategy)

@@ -17,6 +17,7 @@ from fedstill.common.losses import FEATURE_LOSSES, get_loss
 from fedstill.common.models import measure_input
 from fedstill.common.training import count_bytes, count_parameters, digest_weights, save_weights
 from fedstill.server.aggregators import TAKES_WEIGHTS, get_aggregator
+from fedstill.server.exchange.encodings import AUTO
 from fedstill.server.exchange.exchange import Exchange
 from fedstill.server.exchange.hints import publish_hints
 from fedstill.server.exchange.publication import publish_public, publish_samples
@@ -28,11 +29,9 @@ from fedstill.server.exchange.teacher import (
     teacher_device,
 )
 from fedstill.server.exchange.vocabulary import encode_dataset
-from fedstill.server.federation.summarise import TeacherFacts
 from fedstill.server.figures.labels import measure_entropy
-from fedstill.server.figures.scoring import Truth, measure_accuracy
+from fedstill.server.figures.scoring import TeacherFacts, Truth, measure_accuracy
 from fedstill.server.labels import LabelStore
-from fedstill.server.planner.codecs import AUTO
 from fedstill.server.planner.planner import check_planning
 from fedstill.server.run.events import (
     LabelsPublished,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -13,9 +12,9 @@ import numpy as np
 
 from fedstill.common.config import Config
 from fedstill.common.files import write_text_atomically
-from fedstill.server.federation.closing import find_uncompressed
+from fedstill.server.figures.scoring import TeacherFacts
 from fedstill.server.rounds.choices import collect_choices
-from fedstill.server.run.state import FederationState, NodeState
+from fedstill.server.run.state import FederationState, NodeState, find_uncompressed
 from fedstill.server.run.summary import (
     ChoiceSummary,
     DeviceSummary,
@@ -29,22 +28,6 @@ from fedstill.server.run.summary import (
 
 # Packages whose arithmetic or whose protocol shows in a run's figures.
 VERSIONED = ("flwr", "numpy", "onnx", "onnxruntime", "ray", "torch")
-
-
-@dataclass(frozen=True)
-class TeacherFacts:
-    """The teacher as the summary shows it; accuracies are ratios."""
-
-    model: str
-    accuracy: float
-    initial_accuracy: float
-    validation_accuracy: float
-    num_parameters: int
-    size_bytes: int
-    digest: str
-    num_server_samples: int
-    num_epochs: int
-    latency_seconds_batch1: float | None
 
 
 def write_summary(

@@ -28,6 +28,22 @@ class Truth:
     """Which samples of the validation part the teacher classifies rightly, bool (S,)."""
 
 
+@dataclass(frozen=True)
+class TeacherFacts:
+    """The teacher as the summary shows it; accuracies are ratios."""
+
+    model: str
+    accuracy: float
+    initial_accuracy: float
+    validation_accuracy: float
+    num_parameters: int
+    size_bytes: int
+    digest: str
+    num_server_samples: int
+    num_epochs: int
+    latency_seconds_batch1: float | None
+
+
 def measure_accuracy(predicted_S: np.ndarray, true_S: np.ndarray) -> float:
     """Computes the share of samples whose predicted class is the true one."""
     return float(np.mean(predicted_S == true_S))

@@ -12,16 +12,16 @@ from google.protobuf.message import Message as ProtoMessage
 
 from fedstill.common.wire import unpack
 from fedstill.protos.fedstill.v1 import fleet_pb2
-from fedstill.server.fleet.guard import Guard
-from fedstill.server.fleet.mailbox import Mailbox, collect, explain_error, send
+from fedstill.server.fleet.mailbox import collect, explain_error, send
 from fedstill.server.fleet.reception import Reception
+from fedstill.server.fleet.roster import Roster
 from fedstill.server.run.events import ReplyDropped
 
 AnswerT = TypeVar("AnswerT", bound=ProtoMessage)
 
 
 class Fleet:
-    """Names of the nodes, by Flower's ids and ours, and what they have not answered yet."""
+    """The nodes of a run: waits for them, and asks them things outside rounds."""
 
     def __init__(self, *, run_id: str, on_drop: Callable[[ReplyDropped], None]) -> None:
         """Knows nobody yet.
@@ -30,54 +30,21 @@ class Fleet:
             run_id: Our run id.
             on_drop: Told of every answer that is an error or late.
         """
-        self.run_id = run_id
-        self.mailbox = Mailbox()
-        self.flower_ids: dict[str, int] = {}
-        """Flower's node id by ours."""
-        self.guard: Guard | None = None
-        """Lets nodes in and opens rounds; None: anyone, at any time."""
+        self.roster = Roster(run_id=run_id, on_drop=on_drop)
         self.nonce = b""
         """What the tasks of the open round carry."""
-        self.departed: set[str] = set()
-        """Nodes that are not on the grid any more, as far as it was looked at."""
-        self.round = 0
-        """The round that is open."""
-        self.is_introduced = False
-        """Whether the federation has begun; who comes now joins it as it runs."""
-        self.drop = on_drop
-        self._names: dict[int, str] = {}
         self._reception: Reception | None = None
         self.keep_late: Callable[[int, str, Message], bool] | None = None
         """Asked whether it takes an answer to a round that is over: round, node and answer."""
 
     def open_round(self, round_number: int) -> None:
         """Lets this run's nodes upload for a round, and for no other any more unless late ones are kept."""
-        self.round = round_number
-        if self.guard is not None:
+        self.roster.round = round_number
+        if self.roster.guard is not None:
             # Rounds whose answers may still be used stay open for the arrays that come with them.
-            pending = self.pending_rounds if self.keep_late is not None else []
+            pending = self.roster.pending_rounds if self.keep_late is not None else []
             oldest = min([round_number, *pending])
-            self.nonce = self.guard.open_round(round_number, self.flower_ids, keep_from=oldest)
-
-    @property
-    def pending_rounds(self) -> list[int]:
-        """Rounds of the messages that are not answered."""
-        return [number for number, _ in self.mailbox.pending.values()]
-
-    def name(self, flower_id: int) -> str:
-        """Gives our name of one of Flower's nodes."""
-        return self._names.get(flower_id, f"flower-{flower_id}")
-
-    @property
-    def busy(self) -> set[str]:
-        """Names of nodes that still owe an answer."""
-        owing = {flower_id for _, flower_id in self.mailbox.pending.values()}
-        return {self._names[flower_id] for flower_id in owing & self._names.keys()}
-
-    def list_silent(self, round_number: int) -> list[str]:
-        """Lists the nodes that owe the answer of a round."""
-        pending = self.mailbox.pending.values()
-        return [self.name(flower_id) for asked_in, flower_id in pending if asked_in == round_number]
+            self.nonce = self.roster.guard.open_round(round_number, self.roster.flower_ids, keep_from=oldest)
 
     def introduce(
         self,
@@ -103,30 +70,16 @@ class Fleet:
         Raises:
             RunError: Fewer nodes came in time, one refused, or two share a name.
         """
-        self._reception = Reception(self, num_nodes=num_nodes, expected=expected, on_hello=on_hello)
+        self._reception = Reception(
+            self.roster, num_nodes=num_nodes, expected=expected, on_hello=on_hello, on_late=self.drop_late
+        )
         self._reception.introduce(grid, wait_seconds=wait_seconds, min_nodes=min_nodes)
-        self.is_introduced = True
+        self.roster.is_introduced = True
 
     def look_for_newcomers(self, grid: Grid) -> None:
         """Asks those for their names who have come to the grid since; call it as often as you like."""
         if self._reception is not None:
             self._reception.look(grid)
-
-    def enter(self, node_id: str, flower_id: int) -> None:
-        """Gives a name to one of Flower's nodes."""
-        self.flower_ids[node_id] = flower_id
-        self._names[flower_id] = node_id
-        self.departed.discard(node_id)
-
-    def forget(self, node_id: str) -> None:
-        """Takes a name from the one of Flower's nodes that had it, and gives up what that one owes."""
-        flower_id = self.flower_ids.pop(node_id)
-        del self._names[flower_id]
-        for message_id, (asked_in, owing) in list(self.mailbox.pending.items()):
-            if owing == flower_id:
-                del self.mailbox.pending[message_id]
-                reason = "lost" if asked_in == self.round else "late"
-                self.drop(ReplyDropped(asked_in, node_id, reason, "its SuperNode was started again"))
 
     def ask(
         self,
@@ -154,15 +107,17 @@ class Fleet:
         def take(flower_id: int, reply: Message) -> None:
             if reply.has_error():
                 reason, text = explain_error(reply)
-                self.drop(ReplyDropped(round_number, self.name(flower_id), reason, text))
+                self.roster.drop(ReplyDropped(round_number, self.roster.name(flower_id), reason, text))
             else:
-                on_answer(self.name(flower_id), unpack(reply.content, kind))
+                on_answer(self.roster.name(flower_id), unpack(reply.content, kind))
 
-        addressed = {self.flower_ids[node_id]: request for node_id, request in requests.items()}
-        sent = send(grid, self.mailbox, addressed, message_type=message_type, round_number=round_number)
+        addressed = {self.roster.flower_ids[node_id]: request for node_id, request in requests.items()}
+        sent = send(
+            grid, self.roster.mailbox, addressed, message_type=message_type, round_number=round_number
+        )
         collect(
             grid,
-            self.mailbox,
+            self.roster.mailbox,
             sent,
             num_needed=len(sent),
             deadline_seconds=deadline_seconds,
@@ -189,16 +144,16 @@ class Fleet:
         end = time.monotonic() + wait_seconds
         while not enough() and time.monotonic() < end:
             self.look_for_newcomers(grid)
-            rounds = {node: number for number, node in self.mailbox.pending.values()}
-            pending = {message_id: node for message_id, (_, node) in self.mailbox.pending.items()}
-            if not pending and not self.departed:
+            rounds = {node: number for number, node in self.roster.mailbox.pending.values()}
+            pending = {message_id: node for message_id, (_, node) in self.roster.mailbox.pending.items()}
+            if not pending and not self.roster.departed:
                 return False
             if not pending:
                 time.sleep(min(1.0, max(0.0, end - time.monotonic())))
                 continue
             collect(
                 grid,
-                self.mailbox,
+                self.roster.mailbox,
                 pending,
                 num_needed=1,
                 deadline_seconds=min(1.0, max(0.01, end - time.monotonic())),
@@ -211,8 +166,8 @@ class Fleet:
         """Records an answer to a round that is over, unless it is kept or a newcomer's name."""
         if self._reception is not None and self._reception.take_late(flower_id, reply):
             return
-        if self.keep_late is not None and self.keep_late(round_number, self.name(flower_id), reply):
+        if self.keep_late is not None and self.keep_late(round_number, self.roster.name(flower_id), reply):
             return
         kind, detail = explain_error(reply) if reply.has_error() else ("late", "its round was closed")
         if kind != "unanswered":  # that was said as its round was closed
-            self.drop(ReplyDropped(round_number, self.name(flower_id), "late", detail))
+            self.roster.drop(ReplyDropped(round_number, self.roster.name(flower_id), "late", detail))

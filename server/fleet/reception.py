@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from importlib import metadata
-from typing import TYPE_CHECKING
 
 from flwr.app import Message
 from flwr.serverapp import Grid
@@ -19,37 +18,38 @@ from fedstill.common.errors import AccessError, RunError
 from fedstill.common.wire import unpack
 from fedstill.protos.fedstill.v1 import fleet_pb2
 from fedstill.server.fleet.mailbox import collect, explain_error, send
+from fedstill.server.fleet.roster import Roster
 from fedstill.server.run.events import ReplyDropped
-
-if TYPE_CHECKING:
-    from fedstill.server.fleet.fleet import Fleet
 
 LOOK_SECONDS = 2.0
 """How often a running federation looks for newcomers."""
 
 
 class Reception:
-    """Asks newcomers for their names and gives them their places in a fleet.
+    """Asks newcomers for their names and gives them their places in the roster.
 
     Args:
-        fleet: The fleet; names and ids are entered there.
+        roster: Names and ids are entered there.
         num_nodes: Nodes that the federation has places for.
         expected: What samples look like, for devices that bring data of their own.
         on_hello: Told of each node that got a place, and whether its name had one before.
+        on_late: Told of round, Flower's node id and answer where another answer comes while it waits.
     """
 
     def __init__(
         self,
-        fleet: Fleet,
+        roster: Roster,
         *,
         num_nodes: int,
         expected: fleet_pb2.InputSpec,
         on_hello: Callable[[fleet_pb2.HelloResponse, bool], None],
+        on_late: Callable[[int, int, Message], None],
     ) -> None:
-        self._fleet = fleet
+        self._roster = roster
         self._num_nodes = num_nodes  # fewer where the whole grid is smaller, as Flower's simulation can be
         self._expected = expected
         self._on_hello = on_hello
+        self._on_late = on_late
         self._nonces: dict[int, bytes] = {}
         self._unanswered: set[int] = set()
         self._digests: dict[str, str] = {}
@@ -58,22 +58,22 @@ class Reception:
 
     def introduce(self, grid: Grid, *, wait_seconds: float, min_nodes: int = 0) -> None:
         """Waits until every node of the federation has said its name; see `Fleet.introduce`."""
-        fleet, end = self._fleet, time.monotonic() + wait_seconds
-        while len(fleet.flower_ids) < self._num_nodes and time.monotonic() < end:
+        roster, end = self._roster, time.monotonic() + wait_seconds
+        while len(roster.flower_ids) < self._num_nodes and time.monotonic() < end:
             sent = self.greet(grid)
             if not sent and not self._unanswered:
                 time.sleep(0.1)
                 continue
             collect(
                 grid,
-                fleet.mailbox,
-                {message_id: node for message_id, (_, node) in fleet.mailbox.pending.items()},
+                roster.mailbox,
+                {message_id: node for message_id, (_, node) in roster.mailbox.pending.items()},
                 num_needed=1,
                 deadline_seconds=min(1.0, max(0.01, end - time.monotonic())),
                 on_reply=self._take,
-                on_late=fleet.drop_late,
+                on_late=self._on_late,
             )
-        if (num_here := len(fleet.flower_ids)) < min(min_nodes or self._num_nodes, self._num_nodes):
+        if (num_here := len(roster.flower_ids)) < min(min_nodes or self._num_nodes, self._num_nodes):
             raise RunError(
                 f"expected {self._num_nodes} nodes, {num_here} introduced themselves within"
                 f" {wait_seconds:g} s; start the others or raise federation.wait_seconds"
@@ -95,20 +95,20 @@ class Reception:
         """
         self._looked_at = time.monotonic()
         self._present = set(grid.get_node_ids())
-        fleet, version = self._fleet, metadata.version("fedstill")
+        roster, version = self._roster, metadata.version("fedstill")
         fresh = sorted(self._present - self._nonces.keys())
         if not fresh:
             return {}
-        nonces = {flower_id: fleet.guard.ask() if fleet.guard else b"" for flower_id in fresh}
+        nonces = {flower_id: roster.guard.ask() if roster.guard else b"" for flower_id in fresh}
         self._nonces |= nonces
         self._unanswered.update(fresh)
         requests = {
             flower_id: fleet_pb2.HelloRequest(
-                run_id=fleet.run_id, version=version, input=self._expected, nonce=nonce
+                run_id=roster.run_id, version=version, input=self._expected, nonce=nonce
             )
             for flower_id, nonce in nonces.items()
         }
-        return send(grid, fleet.mailbox, requests, message_type="query", round_number=fleet.round)
+        return send(grid, roster.mailbox, requests, message_type="query", round_number=roster.round)
 
     def take_late(self, flower_id: int, reply: Message) -> bool:
         """Takes what comes in the middle of a round, if it is a newcomer's name.
@@ -129,7 +129,7 @@ class Reception:
         return True
 
     def _take(self, flower_id: int, reply: Message) -> None:
-        fleet = self._fleet
+        roster = self._roster
         self._unanswered.discard(flower_id)
         if reply.has_error():
             kind, text = explain_error(reply)
@@ -139,8 +139,8 @@ class Reception:
             return
         hello = unpack(reply.content, fleet_pb2.HelloResponse)
         try:
-            if fleet.guard is not None:
-                fleet.guard.admit(hello, self._nonces[flower_id])
+            if roster.guard is not None:
+                roster.guard.admit(hello, self._nonces[flower_id])
         except AccessError as error:
             self._drop(flower_id, "refused", str(error))
             return
@@ -151,19 +151,19 @@ class Reception:
         self._seat(flower_id, hello)
 
     def _seat(self, flower_id: int, hello: fleet_pb2.HelloResponse) -> None:
-        fleet, name = self._fleet, hello.node_id
-        is_back = name in fleet.flower_ids
+        roster, name = self._roster, hello.node_id
+        is_back = name in roster.flower_ids
         if is_back:
             is_same = bool(hello.private_digest) and hello.private_digest == self._digests.get(name)
-            if not is_same and fleet.flower_ids[name] in self._present:
+            if not is_same and roster.flower_ids[name] in self._present:
                 raise RunError(f"two nodes call themselves {name}; give each a partition of its own")
-            fleet.forget(name)
-        elif fleet.is_introduced and len(fleet.flower_ids) >= self._num_nodes:
+            roster.forget(name)
+        elif roster.is_introduced and len(roster.flower_ids) >= self._num_nodes:
             self._drop(flower_id, "refused", f"{name} is one node more than federation.num_nodes")
             return
         self._digests[name] = hello.private_digest
-        fleet.enter(name, flower_id)
+        roster.enter(name, flower_id)
         self._on_hello(hello, is_back)
 
     def _drop(self, flower_id: int, reason: str, detail: str) -> None:
-        self._fleet.drop(ReplyDropped(self._fleet.round, self._fleet.name(flower_id), reason, detail))
+        self._roster.drop(ReplyDropped(self._roster.round, self._roster.name(flower_id), reason, detail))

@@ -11,8 +11,8 @@ from fedstill.common.devices import DeviceProfile
 from fedstill.common.devices.suite import host_speed
 from fedstill.common.errors import UsageError
 from fedstill.common.files import default_home
-from fedstill.server.analysis.flips import read_encoder
 from fedstill.server.exchange.exchange import Exchange
+from fedstill.server.exchange.vocabulary import read_encoder
 from fedstill.server.planner.candidates import Candidate, list_candidates
 from fedstill.server.planner.choice import Choice, Conditions, Option, choose_option, find_feasible
 from fedstill.server.planner.measuring import Subject, measure_costs

@@ -14,10 +14,11 @@ from fedstill.common.errors import ConfigError, ExchangeError
 from fedstill.common.models import InputSpec
 from fedstill.common.wire import profile_from_proto
 from fedstill.protos.fedstill.v1 import fleet_pb2
+from fedstill.server.exchange.encodings import AUTO
 from fedstill.server.exchange.exchange import Exchange
 from fedstill.server.exchange.publication import Publication
 from fedstill.server.planner.choice import Choice, Option
-from fedstill.server.planner.codecs import AUTO, choose_codec, choose_upload_codec, reconsider_codec
+from fedstill.server.planner.codecs import choose_codec, choose_upload_codec, reconsider_codec
 from fedstill.server.planner.fixed import plan_node
 from fedstill.server.planner.fronts import Front, refuse
 from fedstill.server.planner.replanning import (

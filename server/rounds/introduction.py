@@ -49,12 +49,12 @@ def introduce_fleet(
             ),
         )
         planner.welcome(hello, node)
-        if fleet.is_introduced or is_back:
+        if fleet.roster.is_introduced or is_back:
             observe(NodeJoined(hello.node_id, is_back=is_back))
-        if fleet.is_introduced:
+        if fleet.roster.is_introduced:
             planner.settle(node)
         else:
-            observe(PhaseAdvanced("nodes", len(fleet.flower_ids)))
+            observe(PhaseAdvanced("nodes", len(fleet.roster.flower_ids)))
 
     fleet.introduce(
         grid,
@@ -64,9 +64,9 @@ def introduce_fleet(
         min_nodes=federation.min_nodes,
         on_hello=welcome,
     )
-    for node_id in sorted(fleet.flower_ids):
+    for node_id in sorted(fleet.roster.flower_ids):
         planner.settle(state.nodes[node_id])
-    if (num_here := len(fleet.flower_ids)) < federation.num_nodes:
+    if (num_here := len(fleet.roster.flower_ids)) < federation.num_nodes:
         observe(
             Warned(
                 f"the grid has {num_here} nodes, federation.num_nodes asks for {federation.num_nodes}:"

@@ -34,7 +34,7 @@ def list_free(fleet: Fleet, state: FederationState) -> list[str]:
     nodes = state.nodes
     return sorted(
         node_id
-        for node_id in fleet.flower_ids.keys() - fleet.busy - fleet.departed
+        for node_id in fleet.roster.flower_ids.keys() - fleet.roster.busy - fleet.roster.departed
         if nodes[node_id].num_train_samples and not nodes[node_id].refusal
     )
 
@@ -48,10 +48,10 @@ def announce_departures(grid: Grid, fleet: Fleet, *, observe: Callable[[Event], 
         observe: Told of each that left.
     """
     present = set(grid.get_node_ids())
-    absent = {node_id for node_id, flower_id in fleet.flower_ids.items() if flower_id not in present}
-    for node_id in sorted(absent - fleet.departed):
+    absent = {node_id for node_id, flower_id in fleet.roster.flower_ids.items() if flower_id not in present}
+    for node_id in sorted(absent - fleet.roster.departed):
         observe(NodeLeft(node_id))
-    fleet.departed = absent
+    fleet.roster.departed = absent
 
 
 def await_fleet(
@@ -102,7 +102,7 @@ def sample_nodes(fleet: Fleet, state: FederationState, config: Config, *, round_
     """Draws the nodes of a round, the same for the same state and seed."""
     federation = config.federation
     free = list_free(fleet, state)
-    count = max(1, federation.min_nodes, round(federation.sample_fraction * len(fleet.flower_ids)))
+    count = max(1, federation.min_nodes, round(federation.sample_fraction * len(fleet.roster.flower_ids)))
     rested = choose_rested(
         state.nodes, free, round_number=round_number, num_needed=max(1, federation.min_nodes)
     )

@@ -132,7 +132,7 @@ class FedDistill(Strategy):
 
     def oldest_open_round(self, round_number: int) -> int:
         """Says which round's answers are the oldest that may still be used when a round is concluded."""
-        pending = self.fleet.pending_rounds if self._weighs_late else []
+        pending = self.fleet.roster.pending_rounds if self._weighs_late else []
         return self._late.note_round(round_number, self.publication, pending=pending)
 
     def introduce(self, grid: Grid) -> None:
@@ -155,7 +155,7 @@ class FedDistill(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Writes the tasks of one round; `arrays` and `config` stay unused, labels travel beside Flower."""
-        if not self.fleet.flower_ids:
+        if not self.fleet.roster.flower_ids:
             self.introduce(grid)
         await_fleet(
             grid, self.fleet, self.state, self.config, round_number=server_round, observe=self._observe
@@ -166,7 +166,7 @@ class FedDistill(Strategy):
         return [
             Message(
                 pack(self._task(node_id, server_round)),
-                self.fleet.flower_ids[node_id],
+                self.fleet.roster.flower_ids[node_id],
                 "train",
                 # A task that still waits at the deadline is not worth beginning.
                 ttl=self._node_deadline or None,
@@ -219,7 +219,7 @@ class FedDistill(Strategy):
 
     def _judge(self, reply: Message, round_number: int, flower_id: int) -> None:
         """Takes one answer, while the other nodes still work; that of a lost node comes from Flower."""
-        node_id = self.fleet.name(flower_id)
+        node_id = self.fleet.roster.name(flower_id)
         try:
             run_id = self.state.run_id
             response = read_answer(reply, run_id=run_id, round_number=round_number, node_id=node_id)
@@ -290,7 +290,7 @@ class FedDistill(Strategy):
             RunError: Nodes did not come, or a round got no answer that could be used.
         """
         self.summary()
-        if not self.fleet.flower_ids:
+        if not self.fleet.roster.flower_ids:
             self.introduce(grid)
         result = Result()
         if num_rounds is not None:
@@ -311,7 +311,7 @@ class FedDistill(Strategy):
         self.oldest_open_round(round_number)
         num_needed = max(math.ceil(round(federation.quorum * self._num_wanted, 6)), federation.min_nodes)
         self._observe(PhaseStarted("round", len(messages), round_number, num_needed))
-        sent = push(grid, self.fleet.mailbox, messages, round_number=round_number)
+        sent = push(grid, self.fleet.roster.mailbox, messages, round_number=round_number)
         self._scores, self._dropped = [], []
         answers: list[bool] = []
 
@@ -322,7 +322,7 @@ class FedDistill(Strategy):
 
         num_unanswered = collect(
             grid,
-            self.fleet.mailbox,
+            self.fleet.roster.mailbox,
             sent,
             num_needed=num_needed,
             deadline_seconds=federation.deadline_seconds if timeout is None else timeout,
@@ -342,7 +342,7 @@ class FedDistill(Strategy):
         }
         if not self._weighs_late and sum(answers) < num_needed:
             # Only at the deadline: who is slower than a quorum has done nothing wrong.
-            failures |= dict.fromkeys(self.fleet.list_silent(round_number), "timeout")
+            failures |= dict.fromkeys(self.fleet.roster.list_silent(round_number), "timeout")
         self._timed_out = sorted(node_id for node_id, why in failures.items() if why == "timeout")
         rest_after = federation.rest_after
         record_failures(self.state.nodes, failures, round_number=round_number, rest_after=rest_after)

@@ -113,6 +113,19 @@ class NodeState(BaseModel):
     """What was seen of its link, where it has one of its own; a moving mean."""
 
 
+def count_rounds(node: NodeState) -> int:
+    """Counts the rounds that a node's last student was trained in: all, unless it was planned anew."""
+    return node.num_rounds if node.plan is None else node.plan.num_rounds
+
+
+def find_uncompressed(node: NodeState) -> float | None:
+    """Finds the accuracy of a student's uncompressed control: itself, where training was left alone."""
+    accuracy: float | None = node.closing.get(
+        "uncompressed_accuracy", node.report.get("uncompressed_accuracy")
+    )
+    return accuracy
+
+
 class FederationState(BaseModel):
     """All that the coordinator knows after a round."""
 

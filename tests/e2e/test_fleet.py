@@ -12,9 +12,9 @@ import pytest
 from fedstill.common.config import load_config
 from fedstill.common.devices import load_profile
 from fedstill.common.errors import RunError, UsageError
-from fedstill.server.app import load_run_config
 from fedstill.server.cli import run
 from fedstill.server.run.events import Event, NodePlanned, RoundClosed
+from fedstill.server.run.folder import load_run_config
 from fedstill.server.run.state import FederationState, load_state
 from fedstill.server.simulate import simulate
 

@@ -18,7 +18,7 @@ import pytest
 from fedstill.common.config import Config, load_config
 from fedstill.common.datasets import load_dataset
 from fedstill.common.errors import UsageError
-from fedstill.server.app import open_run
+from fedstill.server.run.folder import open_run
 from fedstill.server.run.state import load_state
 from fedstill.server.run.summary import SCHEMA_PATH, Summary
 from fedstill.server.simulate import simulate

@@ -22,7 +22,9 @@ class ShrinkingGrid(LocalGrid):
 
 def make_fleet(grid: Grid) -> Fleet:
     fleet = Fleet(run_id="run", on_drop=lambda drop: None)
-    fleet.flower_ids = {f"node-{index:04d}": flower_id for index, flower_id in enumerate(grid.get_node_ids())}
+    fleet.roster.flower_ids = {
+        f"node-{index:04d}": flower_id for index, flower_id in enumerate(grid.get_node_ids())
+    }
     return fleet
 
 

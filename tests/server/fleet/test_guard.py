@@ -47,7 +47,7 @@ def introduce(authority, answer, *, num_nodes=1):
     )
     dropped = []
     fleet = Fleet(run_id="run-1", on_drop=dropped.append)
-    fleet.guard = Guard(config, authority.parent, "run-1")
+    fleet.roster.guard = Guard(config, authority.parent, "run-1")
     with (
         LocalGrid(app, num_nodes=num_nodes, run_config=flatten(config)) as grid,
         contextlib.suppress(RunError),  # too few came in
@@ -59,7 +59,7 @@ def introduce(authority, answer, *, num_nodes=1):
             expected=fleet_pb2.InputSpec(),
             on_hello=lambda hello, is_back: None,
         )
-    return sorted(fleet.flower_ids), [(drop.reason, drop.detail) for drop in dropped]
+    return sorted(fleet.roster.flower_ids), [(drop.reason, drop.detail) for drop in dropped]
 
 
 def proven(own, name="kitchen", **changed):

@@ -66,7 +66,7 @@ def go_on(grid: PatchyGrid, fleet: Fleet, sent: dict[str, int], monkeypatch: pyt
     answered: list[int] = []
     collect(
         grid,
-        fleet.mailbox,
+        fleet.roster.mailbox,
         sent,
         num_needed=9,
         deadline_seconds=0.5,
@@ -95,13 +95,13 @@ def test_a_node_started_again_takes_its_name_back_and_what_it_owed_is_given_up(
     fleet.open_round(7)
     grid.on = frozenset({1, 2, 3})  # Flower believes for a minute that the first still lives
     tasks = dict.fromkeys((1, 2), fleet_pb2.TaskRequest())
-    sent = send(grid, fleet.mailbox, tasks, message_type="train", round_number=7)
+    sent = send(grid, fleet.roster.mailbox, tasks, message_type="train", round_number=7)
     assert go_on(grid, fleet, sent, monkeypatch) == [2]
-    assert fleet.flower_ids == {"b": 2, "a": 3}
+    assert fleet.roster.flower_ids == {"b": 2, "a": 3}
     assert met == [("a", False), ("b", False), ("a", True)]
     assert [(drop.round, drop.node_id, drop.reason) for drop in drops] == [(7, "a", "lost")]
-    assert not fleet.mailbox.pending
-    assert not fleet.busy
+    assert not fleet.roster.mailbox.pending
+    assert not fleet.roster.busy
 
 
 @pytest.mark.parametrize(("on", "expected"), [({1, 2, 3}, 1), ({2, 3}, 3)])
@@ -111,10 +111,12 @@ def test_another_device_of_the_same_name_gets_it_only_where_the_first_has_left(
     grid = make_grid({1: ("a", "x"), 2: ("b", "y"), 3: ("a", "z")})
     fleet, _, drops = open_fleet(grid)
     grid.on = frozenset(on)
-    sent = send(grid, fleet.mailbox, {2: fleet_pb2.TaskRequest()}, message_type="train", round_number=0)
+    sent = send(
+        grid, fleet.roster.mailbox, {2: fleet_pb2.TaskRequest()}, message_type="train", round_number=0
+    )
     go_on(grid, fleet, sent, monkeypatch)
-    fleet.await_answers(grid, wait_seconds=0.5, enough=lambda: not fleet.mailbox.pending)
-    assert fleet.flower_ids["a"] == expected
+    fleet.await_answers(grid, wait_seconds=0.5, enough=lambda: not fleet.roster.mailbox.pending)
+    assert fleet.roster.flower_ids["a"] == expected
     assert bool(drops) == (expected == 1)
 
 
@@ -133,13 +135,13 @@ def test_who_comes_later_joins_where_a_place_is_left(
     fleet, _, _ = open_fleet(grid, num_nodes=num_nodes, min_nodes=2)
     grid.on = frozenset({1, 2, 3})
     fleet.look_for_newcomers(grid)
-    fleet.await_answers(grid, wait_seconds=0.5, enough=lambda: not fleet.mailbox.pending)
-    assert sorted(fleet.flower_ids) == expected
+    fleet.await_answers(grid, wait_seconds=0.5, enough=lambda: not fleet.roster.mailbox.pending)
+    assert sorted(fleet.roster.flower_ids) == expected
 
 
 def test_a_pause_ends_when_a_node_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fedstill.server.fleet.reception.LOOK_SECONDS", 0.0)
     grid = make_grid({1: ("a", "x"), 2: ("b", "y"), 3: ("a", "x")})
     fleet, _, _ = open_fleet(grid)
-    grid.on, fleet.departed = frozenset({2, 3}), {"a"}
-    assert fleet.await_answers(grid, wait_seconds=5, enough=lambda: "a" not in fleet.departed)
+    grid.on, fleet.roster.departed = frozenset({2, 3}), {"a"}
+    assert fleet.await_answers(grid, wait_seconds=5, enough=lambda: "a" not in fleet.roster.departed)

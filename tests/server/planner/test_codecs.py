@@ -9,15 +9,10 @@ import pytest
 
 from fedstill.common.config import load_config
 from fedstill.common.devices import Link
+from fedstill.server.exchange.encodings import encode_labels, measure_codec
 from fedstill.server.exchange.publication import Encoding
 from fedstill.server.labels import LabelStore
-from fedstill.server.planner.codecs import (
-    choose_codec,
-    choose_upload_codec,
-    encode_labels,
-    measure_codec,
-    reconsider_codec,
-)
+from fedstill.server.planner.codecs import choose_codec, choose_upload_codec, reconsider_codec
 
 LADDER = (
     Encoding("lp8", b"\1" * 32, 100_000, 1e-5),

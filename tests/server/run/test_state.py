@@ -7,7 +7,7 @@ import pytest
 
 from fedstill.common.config import Config
 from fedstill.common.errors import DataError, UsageError
-from fedstill.server.app import load_run_config, open_run
+from fedstill.server.run.folder import load_run_config, open_run
 from fedstill.server.run.state import (
     STATE_FILE,
     FederationState,
