@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = ["clients", "common", "protos", "server"]
 
 
 def test_import_contracts_hold() -> None:
@@ -44,6 +45,23 @@ def test_predict_runs_on_the_base_install(module: str) -> None:
 def test_reading_the_configuration_takes_no_torch() -> None:
     done = run_blocked("import fedstill.server.cli, fedstill.common.config", ["torch", "ray"])
     assert done.returncode == 0, done.stderr
+
+
+def test_nothing_is_imported_by_its_folders_name() -> None:
+    # In a checkout `server.x` would be found beside `fedstill.server.x`: two modules, two classes each.
+    # ruff bans the import; this sees names in strings too.
+    program = f"""
+import importlib, pkgutil, sys
+import fedstill
+for module in pkgutil.walk_packages(fedstill.__path__, "fedstill."):
+    if not module.name.endswith(("__main__", "protos.generate")):
+        importlib.import_module(module.name)
+print(sorted({{name.partition(".")[0] for name in sys.modules}} & set({FOLDERS!r})))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
 
 
 @pytest.mark.skipif("PYTEST_XDIST_WORKER" not in os.environ, reason="groups are for tests side by side")
