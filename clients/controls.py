@@ -12,6 +12,7 @@ from fedstill.clients.tasks import (
     design_student,
     learn_round,
     make_deadline,
+    make_optimisation,
     make_student_recovery,
     measure_private,
     open_exported,
@@ -22,9 +23,9 @@ from fedstill.common.compressors import without_compression
 from fedstill.common.inference import open_graph, predict_probabilities
 from fedstill.common.seeding import stream, stream_seed
 from fedstill.common.students import StudentDesign, build_student, export_student
-from fedstill.common.training import Optimisation, deterministic
+from fedstill.common.training import deterministic
 from fedstill.common.views import open_views
-from fedstill.common.wire import predictions_to_proto, views_from_proto
+from fedstill.common.wire import predictions_to_proto, settings_from_proto, views_from_proto
 from fedstill.protos.fedstill.v1 import fleet_pb2
 
 
@@ -64,7 +65,8 @@ def train_control(node: NodeContext, request: fleet_pb2.ControlRequest) -> fleet
 
 
 def _train_local(node: NodeContext, request: fleet_pb2.ControlRequest, design: StudentDesign) -> nn.Module:
-    hyper, node_id = request.hyperparameters, node.private.node_id
+    settings, node_id = settings_from_proto(request.hyperparameters), node.private.node_id
+    num_steps = request.hyperparameters.num_steps
     control = build_student(design, seed=stream_seed(request.seed, "student-weights", node=node_id))
     torch_seed = stream_seed(request.seed, "control-torch", node=node_id)
     recovery = make_student_recovery(node, design, [])
@@ -73,11 +75,11 @@ def _train_local(node: NodeContext, request: fleet_pb2.ControlRequest, design: S
             control,
             node.private.train,
             node.private.validation,
-            batch_size=hyper.batch_size,
-            optimisation=Optimisation(hyper.learning_rate, hyper.weight_decay, node.device),
-            num_steps=hyper.num_steps,
+            batch_size=settings.batch_size,
+            optimisation=make_optimisation(settings, node.device),
+            num_steps=num_steps,
             rng=stream(request.seed, "control-batches", node=node_id),
-            guest=None if recovery is None else recovery(hyper.num_steps),
+            guest=None if recovery is None else recovery(num_steps),
         )
     return control
 

@@ -22,6 +22,7 @@ from fedstill.clients.schemes import Lesson, Outcome, Rows, get_learner, settle
 from fedstill.common.artefact import collect_files, digest_files, read_costs, write_artefact
 from fedstill.common.compressors.exporting import ExportedModel
 from fedstill.common.compressors.recovery import Recovery, make_recovery
+from fedstill.common.config import DistillConfig
 from fedstill.common.devices.suite import measure_quiet_latency
 from fedstill.common.encoders import Encoder
 from fedstill.common.errors import ExchangeError
@@ -38,7 +39,13 @@ from fedstill.common.training import (
     save_weights,
 )
 from fedstill.common.views import Views, open_views
-from fedstill.common.wire import input_from_proto, plan_from_proto, predictions_to_proto, views_from_proto
+from fedstill.common.wire import (
+    input_from_proto,
+    plan_from_proto,
+    predictions_to_proto,
+    settings_from_proto,
+    views_from_proto,
+)
 from fedstill.protos.fedstill.v1 import fleet_pb2
 
 
@@ -173,7 +180,7 @@ def run_task(node: NodeContext, task: fleet_pb2.TaskRequest) -> fleet_pb2.TaskRe
 
 def weights_seed(task: fleet_pb2.TaskRequest, node_id: str) -> int:
     # Averaging only makes sense from a common beginning; elsewhere each node has its own.
-    node = "" if task.hyperparameters.scheme == "weights" else node_id
+    node = "" if task.hyperparameters.begins_together else node_id
     return stream_seed(task.seed, "student-weights", node=node)
 
 
@@ -201,7 +208,7 @@ def _send(
     reply.upload_digest, reply.upload_bytes = sent.digest, sent.num_bytes
     if not answers_labels:
         reply.upload_counts.extend(upload.counts_R.tolist())
-    elif node.config.federation.counts_classes:
+    elif task.hyperparameters.wants_class_counts:
         counts_C = np.bincount(node.private.train.y_S, minlength=upload.values.shape[1])
         reply.upload_counts.extend(counts_C.tolist())
 
@@ -216,7 +223,7 @@ def learn_round(
     recovery: Callable[[int], Recovery] | None,
     give_up: Callable[[int], bool],
 ) -> Outcome:
-    hyper = task.hyperparameters
+    hyper, settings = task.hyperparameters, settings_from_proto(task.hyperparameters)
     node_id = node.private.node_id
     torch_seed = stream_seed(task.seed, "student-torch", node=node_id, round_number=task.round)
     lesson = Lesson(
@@ -230,24 +237,28 @@ def learn_round(
         own=read_rows(node.store.round_dir(task.shared_round)) if task.shared_round else None,
         own_weight=task.shared_weight or 1.0,
         distillation=Distillation(
-            get_loss(hyper.loss), hyper.temperature, hyper.distill_lambda, hyper.batch_size
+            get_loss(settings.loss), settings.temperature, settings.lambda_, settings.batch_size
         ),
-        optimisation=Optimisation(hyper.learning_rate, hyper.weight_decay, node.device),
+        optimisation=make_optimisation(settings, node.device),
         num_steps=hyper.num_steps,
         proximal_mu=hyper.proximal_mu,
         wants_upload=task.wants_upload,
-        selective_quantile=node.config.federation.selective_quantile,
-        revisit_ratio=node.config.federation.revisit_ratio,
+        selective_quantile=hyper.selective_quantile,
+        revisit_ratio=hyper.revisit_ratio,
         rng=stream(task.seed, "student-batches", node=node_id, round_number=task.round),
         on_step=give_up,
         recovery=recovery,
-        is_adaptive=hyper.mode == "auto",
+        is_adaptive=settings.mode == "auto",
         remembered=read_choice(node.store.round_dir(task.base_round)) if task.base_round else None,
     )
     with deterministic(torch_seed, num_threads=node.config.federation.threads_per_node):
         outcome = get_learner(hyper.scheme)(lesson)
         settle(lesson, outcome)
     return outcome
+
+
+def make_optimisation(settings: DistillConfig, device: str) -> Optimisation:
+    return Optimisation(settings.learning_rate, settings.weight_decay, device)
 
 
 def make_student_recovery(

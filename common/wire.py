@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields
 from typing import TypeVar
 
@@ -10,6 +11,7 @@ from flwr.app import Array, ArrayRecord, RecordDict
 from google.protobuf.message import DecodeError, Message
 
 from fedstill.common.compressors import CompressionPlan, make_plan
+from fedstill.common.config import DistillConfig
 from fedstill.common.devices import DeviceProfile, Link, Speed
 from fedstill.common.errors import ExchangeError
 from fedstill.common.models import InputSpec
@@ -123,6 +125,30 @@ def plan_to_proto(plan: CompressionPlan, *, model: str, width: float) -> fleet_p
     return fleet_pb2.StudentPlan(
         model=model, width=width, **{field.name: getattr(plan, field.name) for field in fields(plan)}
     )
+
+
+def settings_from_proto(message: fleet_pb2.Hyperparameters) -> DistillConfig:
+    """Reads the [distill] table of a task, whatever keys it has.
+
+    Raises:
+        ExchangeError: A key or a value that this version does not know.
+    """
+    try:
+        return DistillConfig.model_validate(
+            {
+                "loss": message.loss,
+                "temperature": message.temperature,
+                "lambda": message.distill_lambda,
+                "batch_size": message.batch_size,
+                "learning_rate": message.learning_rate,
+                "weight_decay": message.weight_decay,
+                "feature_weight": message.feature_weight,
+                "mode": message.mode,
+                **json.loads(message.more or "{}"),
+            }
+        )
+    except (ValueError, TypeError) as error:
+        raise ExchangeError(f"the task's hyperparameters do not fit this version: {error}") from error
 
 
 def plan_from_proto(message: fleet_pb2.StudentPlan) -> CompressionPlan:

@@ -28,6 +28,7 @@ from fedstill.server.run.events import Observer, RunStarted, Warned, broadcast
 from fedstill.server.run.folder import open_run
 from fedstill.server.run.logs import open_log
 from fedstill.server.run.stderr import keep_stderr
+from fedstill.server.schemes import get_scheme
 
 
 @contextmanager
@@ -154,7 +155,7 @@ def make_app(observers: Sequence[Observer] | None = None) -> ServerApp:
                     scheme=config.federation.scheme,
                     dataset=config.data.source,
                     num_nodes=config.federation.num_nodes,
-                    num_rounds=config.federation.last_round,
+                    num_rounds=get_scheme(config.federation.scheme).last_round(config.federation.num_rounds),
                     run_dir=str(run_dir),
                     codec=config.exchange.codec,
                     temperature=config.distill.temperature,

@@ -103,16 +103,3 @@ class FederationConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="trains students; auto: a GPU if any")
     threads_per_node: int = Field(1, ge=1, le=256, description="threads that train one student")
     control_fraction: Unit = Field(1.0, description="nodes that also train the `local` control at the end")
-
-    @property
-    def last_round(self) -> int:
-        """Number of the last round: `weights` adds one, in which nodes take the last average over.
-
-        Without it, its students would have learned a round less than those of other schemes.
-        """
-        return self.num_rounds + (self.scheme == "weights")
-
-    @property
-    def counts_classes(self) -> bool:
-        """Whether nodes say with their logits how many samples of each class they have."""
-        return self.aggregator == "class_count"

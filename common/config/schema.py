@@ -276,11 +276,6 @@ class Config(Section):
     @model_validator(mode="after")
     def _holds_together(self) -> Config:
         plan = self.compress.plan
-        if self.federation.scheme == "weights" and plan.changes_training:
-            raise ValueError(
-                "federation.scheme weights averages weights of one shape: take compress.steps=quantise"
-                " without compress.qat"
-            )
         if self.distill.loss in ("hint", "attention") and plan.changes_training:
             raise ValueError(
                 f"distill.loss {self.distill.loss} compares features of one width: take another loss, or"

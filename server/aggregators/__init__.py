@@ -35,6 +35,9 @@ TAKES_WEIGHTS = frozenset(
     {"class_count", "confidence", "count", "enhanced_era", "era", "mean", "mean_probability", "variance"}
 )
 
+# Those that weigh a node by how many samples of each class it says it has; the others are not told.
+NEEDS_CLASS_COUNTS = frozenset({"class_count"})
+
 
 def get_aggregator(name: str) -> Aggregator:
     """Looks an aggregator up.
@@ -49,6 +52,7 @@ def get_aggregator(name: str) -> Aggregator:
 
 __all__ = [
     "AGGREGATORS",
+    "NEEDS_CLASS_COUNTS",
     "TAKES_WEIGHTS",
     "Aggregated",
     "Aggregator",

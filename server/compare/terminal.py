@@ -19,6 +19,7 @@ from fedstill.server.compare.plan import Plan, PlannedRun
 from fedstill.server.compare.records import Cell, Comparison, Spread, Verdict
 from fedstill.server.compare.running import Display
 from fedstill.server.display.units import UNKNOWN, format_ratio, format_seconds
+from fedstill.server.schemes import get_scheme
 
 # Short heads, since the table has to fit eighty letters; the artefact's size only where there are more.
 HEADS = {
@@ -137,7 +138,9 @@ class _LineDisplay:
 
     def advance(self, run: PlannedRun, num_rounds: int) -> None:
         if self._bars is not None and run.slug in self._tasks:
-            detail = f"round {num_rounds} of {run.config.federation.last_round}"
+            federation = run.config.federation
+            last_round = get_scheme(federation.scheme).last_round(federation.num_rounds)
+            detail = f"round {num_rounds} of {last_round}"
             self._bars.update(self._tasks[run.slug], detail=detail)
 
     def end(self, run: PlannedRun, run_dir: Path, reason: str | None) -> None:

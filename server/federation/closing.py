@@ -83,7 +83,7 @@ def _train_controls(grid: Grid, strategy: FedDistill, chosen: list[str], observe
             num_uncompressed_rounds=0
             if find_uncompressed(nodes[node_id]) is not None
             else num_rounds[node_id],
-            skips_local=config.federation.scheme == "local",
+            skips_local=strategy.scheme.is_alone,
         )
         for node_id in chosen
     }

@@ -96,6 +96,11 @@ def check_names(config: Config) -> None:
         )
     if scheme.has_teacher:
         teacher_device(config.teacher)
+    if scheme.shares_architecture and config.compress.plan.changes_training:
+        raise ConfigError(
+            f"the scheme {config.federation.scheme} averages {scheme.shares}: take compress.steps=quantise"
+            " without compress.qat, or choose another scheme"
+        )
     if scheme.shares_architecture and "," in config.student.model:
         raise ConfigError(
             f"the scheme {config.federation.scheme} averages weights position by position and needs one"

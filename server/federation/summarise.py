@@ -25,6 +25,7 @@ from fedstill.server.run.summary import (
     Summary,
     TeacherSummary,
 )
+from fedstill.server.schemes import get_scheme
 
 # Packages whose arithmetic or whose protocol shows in a run's figures.
 VERSIONED = ("flwr", "numpy", "onnx", "onnxruntime", "ray", "torch")
@@ -56,7 +57,7 @@ def write_summary(
     Returns:
         Path of the file.
     """
-    is_local = config.federation.scheme == "local"
+    is_local = get_scheme(config.federation.scheme).is_alone
     choices = collect_choices(state.rounds)
     nodes = [
         _summarise_node(

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+import json
+
 from fedstill.common.compressors import make_plan
 from fedstill.common.config import Config
 from fedstill.common.losses import FEATURE_LOSSES
 from fedstill.common.models import InputSpec, resolve_model
 from fedstill.common.wire import plan_to_proto
 from fedstill.protos.fedstill.v1 import fleet_pb2
+from fedstill.server.aggregators import NEEDS_CLASS_COUNTS
 from fedstill.server.run.state import NodeState
+from fedstill.server.schemes import get_scheme
+
+# Keys of [distill] that have a field of the message, and those that only the coordinator reads. Every
+# other key travels by itself, so that a new one is declared in the schema and read where it is used.
+FIELDS = {
+    "loss",
+    "temperature",
+    "lambda_",
+    "batch_size",
+    "learning_rate",
+    "weight_decay",
+    "feature_weight",
+    "mode",
+}
+COORDINATORS = {"num_views", "mixup_ratio", "flip_views", "num_epochs"}
 
 
 def plan_student(config: Config, spec: InputSpec, node_id: str) -> fleet_pb2.StudentPlan:
@@ -42,9 +60,12 @@ def plan_node(config: Config, spec: InputSpec, node: NodeState) -> fleet_pb2.Stu
 
 def plan_training(config: Config, *, num_steps: int) -> fleet_pb2.Hyperparameters:
     """Packs the hyperparameters of one task of `num_steps` optimiser steps."""
-    distill = config.distill
+    distill, federation = config.distill, config.federation
+    scheme = get_scheme(federation.scheme)
+    answers_labels = scheme.rows == "public"
+    more = distill.model_dump(mode="json", exclude=FIELDS | COORDINATORS, exclude_defaults=True)
     return fleet_pb2.Hyperparameters(
-        scheme=config.federation.scheme,
+        scheme=federation.scheme,
         loss=distill.loss,
         temperature=distill.temperature,
         distill_lambda=distill.lambda_,
@@ -52,7 +73,12 @@ def plan_training(config: Config, *, num_steps: int) -> fleet_pb2.Hyperparameter
         batch_size=distill.batch_size,
         learning_rate=distill.learning_rate,
         weight_decay=distill.weight_decay,
-        proximal_mu=config.federation.proximal_mu,
+        proximal_mu=federation.proximal_mu,
         feature_weight=distill.feature_weight if distill.loss in FEATURE_LOSSES else 0.0,
         mode=distill.mode,
+        more=json.dumps(more) if more else "",
+        begins_together=scheme.begins_together,
+        wants_class_counts=answers_labels and federation.aggregator in NEEDS_CLASS_COUNTS,
+        selective_quantile=federation.selective_quantile if answers_labels else 0.0,
+        revisit_ratio=federation.revisit_ratio if answers_labels else 0.0,
     )

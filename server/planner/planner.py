@@ -31,6 +31,7 @@ from fedstill.server.planner.replanning import (
 )
 from fedstill.server.run.events import Event, NodeBudgeted, NodePlanned, Warned
 from fedstill.server.run.state import NodePlan, NodeState
+from fedstill.server.schemes import get_scheme
 
 # A fetch of less says more of the cache and of the handshake than of the link.
 MIN_OBSERVED_BYTES = 65_536
@@ -283,11 +284,10 @@ def check_planning(config: Config) -> None:
     profiles = read_profiles(config)
     if config.student.plan != "auto":
         return
-    scheme = config.federation.scheme
-    if scheme in ("weights", "prototypes"):
-        what = "weights of one shape" if scheme == "weights" else "features of one width"
+    name = config.federation.scheme
+    if shared := get_scheme(name).shares:
         raise ConfigError(
-            f"student.plan = auto gives nodes different students, and the scheme {scheme} averages {what};"
+            f"student.plan = auto gives nodes different students, and the scheme {name} averages {shared};"
             " set student.plan = fixed, or choose another scheme"
         )
     if not profiles and config.data.private == "split":

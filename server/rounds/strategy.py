@@ -56,7 +56,7 @@ from fedstill.server.run.events import (
     Warned,
 )
 from fedstill.server.run.state import FederationState
-from fedstill.server.schemes import Contribution
+from fedstill.server.schemes import Contribution, get_scheme
 
 LOGGER = logging.getLogger("fedstill")
 # A task's time runs from when it was made, a round's from a little earlier or later.
@@ -109,7 +109,8 @@ class FedDistill(Strategy):
         self._stage, self._commit = stage, commit
         self._receive: Receive | None = None
         self._conclude: Conclude | None = None
-        self._last_round = config.federation.last_round
+        self.scheme = get_scheme(config.federation.scheme)
+        self._last_round = self.scheme.last_round(config.federation.num_rounds)
         self._scores: list[ReplyScore] = []
         self._dropped: list[ReplyDropped] = []
         self._num_wanted = 0
@@ -200,8 +201,8 @@ class FedDistill(Strategy):
         return self._conclude is not None and round_number < self._last_round
 
     def learns_in(self, round_number: int) -> bool:
-        """Says whether nodes learn in a round: in the last one of `weights` they take an average over."""
-        return self.config.federation.scheme != "weights" or self._wants_upload(round_number)
+        """Says whether nodes learn in a round, or only take over what the last one made."""
+        return not self.scheme.takes_over or self._wants_upload(round_number)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]

@@ -17,9 +17,15 @@ SCHEMES: dict[str, Scheme] = {
     "ensemble": Scheme(uses_public=True, conclude=publish_ensemble, rows="public"),
     "co-teaching": Scheme(has_teacher=True, uses_public=True, conclude=refine_teacher, rows="public"),
     "classwise": Scheme(conclude=average_class_means, rows="classes"),
-    "prototypes": Scheme(conclude=average_prototypes, rows="features"),
-    "weights": Scheme(conclude=average_weights, rows="weights", shares_architecture=True),
-    "local": Scheme(),
+    "prototypes": Scheme(conclude=average_prototypes, rows="features", shares="features of one width"),
+    "weights": Scheme(
+        conclude=average_weights,
+        rows="weights",
+        shares="weights of one shape",
+        begins_together=True,
+        takes_over=True,
+    ),
+    "local": Scheme(is_alone=True),
 }
 
 

@@ -42,5 +42,21 @@ class Scheme:
     rows: str = ""
     """What a contribution's rows are: logits of "public" samples or of "classes", "features" of
     classes, or "weights" in one row."""
-    shares_architecture: bool = False
-    """All nodes train one architecture, because values are averaged position by position."""
+    shares: str = ""
+    """What has to be alike in all students, as values are averaged position by position: "weights of
+    one shape", "features of one width"; empty where nodes may have different ones."""
+    begins_together: bool = False
+    """All students begin from the same weights."""
+    takes_over: bool = False
+    """One more round ends a run, in which nodes take the last conclusion over and learn nothing."""
+    is_alone: bool = False
+    """Nodes learn from their private data alone: a student is its own `local` control."""
+
+    @property
+    def shares_architecture(self) -> bool:
+        """All nodes train one architecture."""
+        return self.shares == "weights of one shape"
+
+    def last_round(self, num_rounds: int) -> int:
+        """Gives the number of the last round, where students learn in `num_rounds`."""
+        return num_rounds + self.takes_over

@@ -179,7 +179,7 @@ class ViewPlan(_message.Message):
     def __init__(self, seed: _Optional[int] = ..., num_views: _Optional[int] = ..., mixup_ratio: _Optional[float] = ..., flips: _Optional[bool] = ..., recipe: _Optional[int] = ...) -> None: ...
 
 class Hyperparameters(_message.Message):
-    __slots__ = ("scheme", "loss", "temperature", "distill_lambda", "num_steps", "batch_size", "learning_rate", "weight_decay", "proximal_mu", "feature_weight", "mode")
+    __slots__ = ("scheme", "loss", "temperature", "distill_lambda", "num_steps", "batch_size", "learning_rate", "weight_decay", "proximal_mu", "feature_weight", "mode", "more", "begins_together", "wants_class_counts", "selective_quantile", "revisit_ratio")
     SCHEME_FIELD_NUMBER: _ClassVar[int]
     LOSS_FIELD_NUMBER: _ClassVar[int]
     TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
@@ -191,6 +191,11 @@ class Hyperparameters(_message.Message):
     PROXIMAL_MU_FIELD_NUMBER: _ClassVar[int]
     FEATURE_WEIGHT_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
+    BEGINS_TOGETHER_FIELD_NUMBER: _ClassVar[int]
+    WANTS_CLASS_COUNTS_FIELD_NUMBER: _ClassVar[int]
+    SELECTIVE_QUANTILE_FIELD_NUMBER: _ClassVar[int]
+    REVISIT_RATIO_FIELD_NUMBER: _ClassVar[int]
     scheme: str
     loss: str
     temperature: float
@@ -202,7 +207,12 @@ class Hyperparameters(_message.Message):
     proximal_mu: float
     feature_weight: float
     mode: str
-    def __init__(self, scheme: _Optional[str] = ..., loss: _Optional[str] = ..., temperature: _Optional[float] = ..., distill_lambda: _Optional[float] = ..., num_steps: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., proximal_mu: _Optional[float] = ..., feature_weight: _Optional[float] = ..., mode: _Optional[str] = ...) -> None: ...
+    more: str
+    begins_together: bool
+    wants_class_counts: bool
+    selective_quantile: float
+    revisit_ratio: float
+    def __init__(self, scheme: _Optional[str] = ..., loss: _Optional[str] = ..., temperature: _Optional[float] = ..., distill_lambda: _Optional[float] = ..., num_steps: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., proximal_mu: _Optional[float] = ..., feature_weight: _Optional[float] = ..., mode: _Optional[str] = ..., more: _Optional[str] = ..., begins_together: _Optional[bool] = ..., wants_class_counts: _Optional[bool] = ..., selective_quantile: _Optional[float] = ..., revisit_ratio: _Optional[float] = ...) -> None: ...
 
 class TaskRequest(_message.Message):
     __slots__ = ("run_id", "round", "base_round", "labels", "plan", "hyperparameters", "deadline_seconds", "seed", "input", "wants_upload", "shared_round", "shared_weight", "upload_codec", "starts_anew", "wants_latency", "upload_nonce")

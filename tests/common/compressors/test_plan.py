@@ -85,11 +85,6 @@ def test_the_configuration_refuses_what_a_plan_refuses():
         load_config(overrides=['compress.steps=["quantise", "prune"]'])
 
 
-def test_averaged_weights_keep_one_shape():
-    with pytest.raises(ConfigError, match="averages weights of one shape"):
-        load_config(overrides=["federation.scheme=weights", "compress.steps=prune,quantise"])
-
-
 def test_features_are_compared_at_one_width():
     with pytest.raises(ConfigError, match="compares features of one width"):
         load_config(overrides=["distill.loss=hint", "compress.steps=prune,quantise"])
