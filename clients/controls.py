@@ -7,25 +7,25 @@ from dataclasses import replace
 from torch import nn
 
 from fedstill.clients.distil import train_alone
-from fedstill.clients.fetching import Fetcher, NodeContext, fetch_labels, fetch_shared
-from fedstill.clients.tasks import (
+from fedstill.clients.fetching import Fetcher, NodeContext
+from fedstill.clients.lessons import (
     design_student,
-    learn_round,
+    fetch_material,
+    learn,
     make_deadline,
+    make_lesson,
     make_optimisation,
     make_student_recovery,
-    measure_private,
-    open_exported,
     weights_seed,
     with_encoder,
 )
+from fedstill.clients.tasks import measure_private, open_exported
 from fedstill.common.compressors import without_compression
 from fedstill.common.inference import open_graph, predict_probabilities
 from fedstill.common.seeding import stream, stream_seed
 from fedstill.common.students import StudentDesign, build_student, export_student
 from fedstill.common.training import deterministic
-from fedstill.common.views import open_views
-from fedstill.common.wire import predictions_to_proto, settings_from_proto, views_from_proto
+from fedstill.common.wire import predictions_to_proto, settings_from_proto
 from fedstill.protos.fedstill.v1 import fleet_pb2
 
 
@@ -96,11 +96,10 @@ def _train_uncompressed(
         input=request.input,
     )
     task.hyperparameters.num_steps //= request.num_uncompressed_rounds
-    public = fetcher.fetch_public() if task.labels.public_digest else None
-    rows = None if public is None else open_views(public, views_from_proto(task.labels.views), design.spec)
-    labels, shared = fetch_labels(fetcher, task, rows), fetch_shared(fetcher, task.labels)
+    material = fetch_material(fetcher, task, design)
     student = build_student(design, seed=weights_seed(task, node.private.node_id))
     for round_number in range(1, request.num_uncompressed_rounds + 1):
         task.round = round_number
-        student = learn_round(node, task, student, rows, labels, shared, None, make_deadline(0)).student
+        lesson = make_lesson(node, task, student, material, recovery=None, give_up=make_deadline(0))
+        student = learn(node, task, lesson).student
     return student

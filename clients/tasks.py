@@ -1,55 +1,51 @@
-"""What a node does with a task: fetch, train, compress, evaluate, store, report."""
+"""What a node does with a task: prepare, learn, finish."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch import nn
 
-from fedstill.clients.choice import choice_to_proto, read_choice, write_choice
-from fedstill.clients.distil import Distillation, SoftLabels
-from fedstill.clients.fetching import Fetcher, NodeContext, fetch_labels, fetch_shared
+from fedstill.clients.choice import choice_to_proto, write_choice
+from fedstill.clients.fetching import Fetcher, NodeContext
 from fedstill.clients.labels import upload_array
+from fedstill.clients.lessons import (
+    design_student,
+    fetch_material,
+    learn,
+    make_deadline,
+    make_lesson,
+    make_student_recovery,
+    weights_seed,
+    with_encoder,
+)
 from fedstill.clients.machine import name_machine
-from fedstill.clients.node_store import read_rows, write_rows
-from fedstill.clients.private import LabelledSamples, check_private, encode_private
-from fedstill.clients.schemes import Lesson, Outcome, Rows, get_learner, settle
+from fedstill.clients.node_store import write_rows
+from fedstill.clients.private import LabelledSamples, check_private
+from fedstill.clients.schemes import Lesson, Outcome, Rows
 from fedstill.common.artefact import collect_files, digest_files, read_costs, write_artefact
 from fedstill.common.compressors.exporting import ExportedModel
-from fedstill.common.compressors.recovery import Recovery, make_recovery
-from fedstill.common.config import DistillConfig
 from fedstill.common.devices.suite import measure_quiet_latency
 from fedstill.common.encoders import Encoder
-from fedstill.common.errors import ExchangeError
 from fedstill.common.inference import Predictor, open_graph, predict_probabilities
-from fedstill.common.losses import get_loss
 from fedstill.common.runtimes import get_runtime
-from fedstill.common.seeding import stream, stream_seed
-from fedstill.common.students import StudentDesign, build_student, describe_student, export_student
-from fedstill.common.training import (
-    Optimisation,
-    deterministic,
-    digest_weights,
-    predict_logits,
-    save_weights,
+from fedstill.common.students import (
+    ExportedStudent,
+    StudentDesign,
+    build_student,
+    describe_student,
+    export_student,
 )
-from fedstill.common.views import Views, open_views
-from fedstill.common.wire import (
-    input_from_proto,
-    plan_from_proto,
-    predictions_to_proto,
-    settings_from_proto,
-    views_from_proto,
-)
+from fedstill.common.training import digest_weights, save_weights
+from fedstill.common.wire import predictions_to_proto
 from fedstill.protos.fedstill.v1 import fleet_pb2
 
 
-class _Stopwatch:
+class Stopwatch:
     """Adds up seconds by phase."""
 
     def __init__(self) -> None:
@@ -62,16 +58,25 @@ class _Stopwatch:
         setattr(self.seconds, name, getattr(self.seconds, name) + time.perf_counter() - start)
 
 
-def design_student(plan: fleet_pb2.StudentPlan, message: fleet_pb2.InputSpec) -> StudentDesign:
-    """Reads a student's design from a task."""
-    return StudentDesign(
-        plan.model,
-        plan.width,
-        plan_from_proto(plan),
-        input_from_proto(message),
-        tuple(message.class_names),
-        tuple(message.feature_names),
-    )
+@dataclass(frozen=True)
+class Assignment:
+    """A task with everything at hand: what is learned from, and what the report will need."""
+
+    node: NodeContext
+    task: fleet_pb2.TaskRequest
+    design: StudentDesign
+    lesson: Lesson
+    encoder: Encoder | None
+    calibration_S: np.ndarray
+    """Samples that the ranges of an artefact are measured on."""
+    evaluation_S: np.ndarray
+    validation_S: np.ndarray
+    costs: list[dict[str, Any]]
+    """What each step of compression cost so far; goes on as the lesson does."""
+    is_found: bool
+    """The student of the task's base round was here."""
+    wire_bytes: int
+    watch: Stopwatch
 
 
 def run_task(node: NodeContext, task: fleet_pb2.TaskRequest) -> fleet_pb2.TaskResponse:
@@ -88,84 +93,77 @@ def run_task(node: NodeContext, task: fleet_pb2.TaskRequest) -> fleet_pb2.TaskRe
         ExchangeError: Labels or samples could not be fetched, or the deadline passed.
         DataError: The node's data does not fit the coordinator's models.
     """
+    assignment = prepare(node, task)
+    with assignment.watch.phase("train"):
+        outcome = learn(assignment.node, task, assignment.lesson)
+    return finish(assignment, outcome)
+
+
+def prepare(node: NodeContext, task: fleet_pb2.TaskRequest) -> Assignment:
+    """Fetches what a task refers to and opens the student that it goes on from; see `run_task`."""
     give_up = make_deadline(task.deadline_seconds)
     design = design_student(task.plan, task.input)
-    watch, fetcher = _Stopwatch(), Fetcher(node, task.labels)
+    watch, fetcher = Stopwatch(), Fetcher(node, task.labels)
     encoder = fetcher.fetch_encoder()
     node = with_encoder(node, encoder)
     check_private(node.private, design.spec, num_classes=len(design.class_names))
-    node_id = node.private.node_id
-
     with watch.phase("fetch"):
-        public = fetcher.fetch_public() if task.labels.public_digest else None
-        rows = (
-            None if public is None else open_views(public, views_from_proto(task.labels.views), design.spec)
-        )
-        labels = fetch_labels(fetcher, task, rows)
-        shared = fetch_shared(fetcher, task.labels)
+        material = fetch_material(fetcher, task, design)
         evaluation = fetcher.fetch(task.labels.evaluation_digest)
         validation = fetcher.fetch(task.labels.validation_digest)
     with watch.phase("train"):
-        initial = build_student(design, seed=weights_seed(task, node_id))
+        student = build_student(design, seed=weights_seed(task, node.private.node_id))
         base_round = 0 if task.starts_anew else task.base_round
-        found = node.store.load_student(initial, base_round=base_round)
+        found = node.store.load_student(student, base_round=base_round)
         costs = read_costs(node.store.artefact_dir(base_round)) if found and base_round else []
         recovery = make_student_recovery(node, design, costs)
-        outcome = learn_round(node, task, initial, rows, labels, shared, recovery, give_up)
-    student = outcome.student
+        lesson = make_lesson(node, task, student, material, recovery=recovery, give_up=give_up)
+    calibration = node.private.train.x_S if material.public is None else material.public
+    return Assignment(
+        node=node,
+        task=task,
+        design=design,
+        lesson=lesson,
+        encoder=encoder,
+        calibration_S=np.ascontiguousarray(calibration[: task.plan.num_calibration]),
+        evaluation_S=evaluation,
+        validation_S=validation,
+        costs=costs,
+        is_found=found,
+        wire_bytes=fetcher.wire_bytes,
+        watch=watch,
+    )
+
+
+def finish(assignment: Assignment, outcome: Outcome) -> fleet_pb2.TaskResponse:
+    """Compresses, evaluates, stores and sends what was learned, and reports it; see `run_task`."""
+    node, task, watch = assignment.node, assignment.task, assignment.watch
     with watch.phase("export"):
-        calibration = node.private.train.x_S if public is None else public
-        calibration = np.ascontiguousarray(calibration[: task.plan.num_calibration])
-        exported = export_student(student, design, calibration_S=calibration, graphs_dir=node.graphs_dir)
-        student_digest = digest_weights(student)
-        manifest = describe_student(
-            student,
-            design,
-            exported,
-            num_calibration=len(calibration),
-            costs=costs,
-            origin={
-                "run_id": task.run_id,
-                "node_id": node_id,
-                "round": task.round,
-                "student_sha256": student_digest,
-            },
+        exported = export_student(
+            outcome.student,
+            assignment.design,
+            calibration_S=assignment.calibration_S,
+            graphs_dir=node.graphs_dir,
         )
+        student_digest = digest_weights(outcome.student)
+        manifest = _describe(assignment, outcome, exported, student_digest)
     with watch.phase("evaluate"):
-        predict, fp32_predict = open_exported(exported.model), open_graph(exported.fp32_model)
-        reply = _evaluate(node, predict, fp32_predict, evaluation, validation)
-        if task.wants_latency:
-            reply.latency_seconds_batch1 = measure_quiet_latency(predict, evaluation)
-            reply.fp32_latency_seconds_batch1 = measure_quiet_latency(fp32_predict, evaluation)
-        if design.compression.bits != 32 or design.compression.storage == "packed":
-            manifest["compression"]["steps"].append(
-                {
-                    "step": "quantise",
-                    **_quantising_cost(node.private.validation, fp32_predict, reply),
-                    "bytes_before": manifest["fp32_bytes"],
-                    "bytes_after": sum(map(len, exported.model.files.values())),
-                }
-            )
-    manifest["split"] = {"seed": task.seed, "test_fraction": node.config.data.test_fraction}
-    manifest["private_accuracy"] = {
-        "value": reply.private_test_accuracy if len(node.private.test) else None,
-        "n": len(node.private.test),
-    }
+        reply = _evaluate(assignment, exported, manifest)
     with watch.phase("export"), node.store.write_round(task.round, base_round=task.base_round) as folder:
-        save_weights(student, folder / "student.safetensors")
+        save_weights(outcome.student, folder / "student.safetensors")
         if outcome.upload is not None:
             write_rows(folder, outcome.upload)
         if outcome.choice is not None:
             write_choice(folder, outcome.choice)
-        files = collect_files(exported.model.files, encoder=encoder)
+        files = collect_files(exported.model.files, encoder=assignment.encoder)
         artefact_bytes = write_artefact(folder / "artefact", files, manifest)
-    reply.run_id, reply.round, reply.node_id = task.run_id, task.round, node_id
-    reply.state_reset = not found
+    reply.run_id, reply.round, reply.node_id = task.run_id, task.round, node.private.node_id
+    reply.state_reset = not assignment.is_found
     reply.distillation_loss, reply.private_loss = outcome.distillation_loss, outcome.private_loss
     reply.model.num_parameters = manifest["num_parameters"]
     reply.model.fp32_bytes = manifest["fp32_bytes"]
     reply.model.artefact_bytes = artefact_bytes
-    reply.wire_bytes_down = fetcher.wire_bytes
+    reply.wire_bytes_down = assignment.wire_bytes
     reply.seconds.CopyFrom(watch.seconds)
     reply.student_digest = student_digest
     reply.artefact_digest = digest_files(files)
@@ -178,10 +176,58 @@ def run_task(node: NodeContext, task: fleet_pb2.TaskRequest) -> fleet_pb2.TaskRe
     return reply
 
 
-def weights_seed(task: fleet_pb2.TaskRequest, node_id: str) -> int:
-    # Averaging only makes sense from a common beginning; elsewhere each node has its own.
-    node = "" if task.hyperparameters.begins_together else node_id
-    return stream_seed(task.seed, "student-weights", node=node)
+def _describe(
+    assignment: Assignment, outcome: Outcome, exported: ExportedStudent, student_digest: str
+) -> dict[str, Any]:
+    node, task = assignment.node, assignment.task
+    manifest = describe_student(
+        outcome.student,
+        assignment.design,
+        exported,
+        num_calibration=len(assignment.calibration_S),
+        costs=assignment.costs,
+        origin={
+            "run_id": task.run_id,
+            "node_id": node.private.node_id,
+            "round": task.round,
+            "student_sha256": student_digest,
+        },
+    )
+    manifest["split"] = {"seed": task.seed, "test_fraction": node.config.data.test_fraction}
+    return manifest
+
+
+def _evaluate(
+    assignment: Assignment, exported: ExportedStudent, manifest: dict[str, Any]
+) -> fleet_pb2.TaskResponse:
+    """Begins the report with what the artefact does, and enters into its manifest what that cost."""
+    private, evaluation_S = assignment.node.private, assignment.evaluation_S
+    predict, fp32_predict = open_exported(exported.model), open_graph(exported.fp32_model)
+    reply = fleet_pb2.TaskResponse(
+        evaluation=predictions_to_proto(predict_probabilities(predict, evaluation_S)),
+        evaluation_fp32=predictions_to_proto(predict_probabilities(fp32_predict, evaluation_S)),
+        validation=predictions_to_proto(predict_probabilities(predict, assignment.validation_S)),
+        private_validation_accuracy=measure_private(predict, private.validation),
+        private_test_accuracy=measure_private(predict, private.test),
+    )
+    if assignment.task.wants_latency:
+        reply.latency_seconds_batch1 = measure_quiet_latency(predict, evaluation_S)
+        reply.fp32_latency_seconds_batch1 = measure_quiet_latency(fp32_predict, evaluation_S)
+    compression = assignment.design.compression
+    if compression.bits != 32 or compression.storage == "packed":
+        manifest["compression"]["steps"].append(
+            {
+                "step": "quantise",
+                **_quantising_cost(private.validation, fp32_predict, reply),
+                "bytes_before": manifest["fp32_bytes"],
+                "bytes_after": sum(map(len, exported.model.files.values())),
+            }
+        )
+    manifest["private_accuracy"] = {
+        "value": reply.private_test_accuracy if len(private.test) else None,
+        "n": len(private.test),
+    }
+    return reply
 
 
 def _send(
@@ -211,102 +257,6 @@ def _send(
     elif task.hyperparameters.wants_class_counts:
         counts_C = np.bincount(node.private.train.y_S, minlength=upload.values.shape[1])
         reply.upload_counts.extend(counts_C.tolist())
-
-
-def learn_round(
-    node: NodeContext,
-    task: fleet_pb2.TaskRequest,
-    student: nn.Module,
-    public: np.ndarray | Views | None,
-    labels: SoftLabels | None,
-    shared: Rows | None,
-    recovery: Callable[[int], Recovery] | None,
-    give_up: Callable[[int], bool],
-) -> Outcome:
-    hyper, settings = task.hyperparameters, settings_from_proto(task.hyperparameters)
-    node_id = node.private.node_id
-    torch_seed = stream_seed(task.seed, "student-torch", node=node_id, round_number=task.round)
-    lesson = Lesson(
-        student=student,
-        train=node.private.train,
-        validation=node.private.validation,
-        num_classes=len(task.input.class_names),
-        public_S=public,
-        labels=labels,
-        shared=shared,
-        own=read_rows(node.store.round_dir(task.shared_round)) if task.shared_round else None,
-        own_weight=task.shared_weight or 1.0,
-        distillation=Distillation(
-            get_loss(settings.loss), settings.temperature, settings.lambda_, settings.batch_size
-        ),
-        optimisation=make_optimisation(settings, node.device),
-        num_steps=hyper.num_steps,
-        proximal_mu=hyper.proximal_mu,
-        wants_upload=task.wants_upload,
-        selective_quantile=hyper.selective_quantile,
-        revisit_ratio=hyper.revisit_ratio,
-        rng=stream(task.seed, "student-batches", node=node_id, round_number=task.round),
-        on_step=give_up,
-        recovery=recovery,
-        is_adaptive=settings.mode == "auto",
-        remembered=read_choice(node.store.round_dir(task.base_round)) if task.base_round else None,
-    )
-    with deterministic(torch_seed, num_threads=node.config.federation.threads_per_node):
-        outcome = get_learner(hyper.scheme)(lesson)
-        settle(lesson, outcome)
-    return outcome
-
-
-def make_optimisation(settings: DistillConfig, device: str) -> Optimisation:
-    return Optimisation(settings.learning_rate, settings.weight_decay, device)
-
-
-def make_student_recovery(
-    node: NodeContext, design: StudentDesign, costs: list[dict[str, Any]]
-) -> Callable[[int], Recovery] | None:
-    """Makes what compresses a student while it trains; the node's validation part says what it costs."""
-    if not design.compression.changes_training:
-        return None
-    samples = node.private.validation
-
-    def measure(model: nn.Module) -> float | None:
-        if not len(samples):
-            return None
-        return float(np.mean(predict_logits(model, samples.x_S).argmax(axis=1) == samples.y_S))
-
-    untouched = build_student(design, seed=0)
-    return make_recovery(design.compression, design.spec, design=untouched, measure=measure, costs=costs)
-
-
-def with_encoder(node: NodeContext, encoder: Encoder | None) -> NodeContext:
-    return node if encoder is None else replace(node, private=encode_private(node.private, encoder))
-
-
-def make_deadline(seconds: float) -> Callable[[int], bool]:
-    end = time.monotonic() + seconds
-
-    def give_up(step: int) -> bool:
-        if seconds and time.monotonic() > end:
-            raise ExchangeError(f"gave up at step {step}: the round's deadline of {seconds:g} s has passed")
-        return False
-
-    return give_up
-
-
-def _evaluate(
-    node: NodeContext,
-    predict: Predictor,
-    fp32_predict: Predictor,
-    evaluation: np.ndarray,
-    validation: np.ndarray,
-) -> fleet_pb2.TaskResponse:
-    return fleet_pb2.TaskResponse(
-        evaluation=predictions_to_proto(predict_probabilities(predict, evaluation)),
-        evaluation_fp32=predictions_to_proto(predict_probabilities(fp32_predict, evaluation)),
-        validation=predictions_to_proto(predict_probabilities(predict, validation)),
-        private_validation_accuracy=measure_private(predict, node.private.validation),
-        private_test_accuracy=measure_private(predict, node.private.test),
-    )
 
 
 def _quantising_cost(

@@ -10,6 +10,7 @@ import pytest
 
 from fedstill.clients import tasks
 from fedstill.clients.distil import SoftLabels
+from fedstill.clients.schemes import Lesson
 from fedstill.common.config import Config, load_config
 from fedstill.common.errors import ConfigError
 from fedstill.server.exchange.hints import scale_features
@@ -41,15 +42,16 @@ def test_teachers_features_reach_students_beside_its_labels(
     kind: str, scheme: str, shape: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[SoftLabels] = []
-    learn = tasks.learn_round
+    learn = tasks.learn
 
-    def keep(node: Any, task: Any, student: Any, public: Any, labels: SoftLabels, *more: Any) -> Any:
-        seen.append(labels)
-        outcome = learn(node, task, student, public, labels, *more)
+    def keep(node: Any, task: Any, lesson: Lesson) -> Any:
+        assert lesson.labels is not None
+        seen.append(lesson.labels)
+        outcome = learn(node, task, lesson)
         assert np.isfinite(outcome.distillation_loss)
         return outcome
 
-    monkeypatch.setattr(tasks, "learn_round", keep)
+    monkeypatch.setattr(tasks, "learn", keep)
     config = hint_config(f"distill.loss={kind}", f"federation.scheme={scheme}")
     summary = simulate(config, run_dir=tmp_path / "run", grid_name="local")
     hint = seen[-1].hint

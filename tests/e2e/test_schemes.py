@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fedstill.clients import tasks
-from fedstill.clients.schemes import Outcome, Rows, classwise
+from fedstill.clients.schemes import Lesson, Outcome, Rows, classwise
 from fedstill.common.config import Config, load_config
 from fedstill.common.errors import ConfigError
 from fedstill.server.run.summary import Summary
@@ -90,14 +90,11 @@ def test_classwise_takes_out_only_what_is_inside(tmp_path: Path, monkeypatch: py
     here = threading.local()
     uploads: dict[tuple[int, str], Rows] = {}
     targets: dict[tuple[int, str], Rows] = {}
-    learn, leave_one_out = (
-        tasks.learn_round,
-        classwise.leave_one_out,
-    )
+    learn, leave_one_out = tasks.learn, classwise.leave_one_out
 
-    def note_upload(node: Any, task: Any, *more: Any) -> Outcome:
+    def note_upload(node: Any, task: Any, lesson: Lesson) -> Outcome:
         here.key = (task.round, node.private.node_id)
-        outcome = learn(node, task, *more)
+        outcome = learn(node, task, lesson)
         if outcome.upload is not None:
             uploads[here.key] = outcome.upload
         return outcome
@@ -106,7 +103,7 @@ def test_classwise_takes_out_only_what_is_inside(tmp_path: Path, monkeypatch: py
         targets[here.key] = leave_one_out(shared, own, weight=weight)
         return targets[here.key]
 
-    monkeypatch.setattr(tasks, "learn_round", note_upload)
+    monkeypatch.setattr(tasks, "learn", note_upload)
     monkeypatch.setattr(classwise, "leave_one_out", note_targets)
     sampled = ("federation.num_nodes=4", "federation.sample_fraction=0.5", "federation.num_rounds=6")
     config = scheme_config("classwise", *sampled, "distill.num_epochs=1", "teacher.num_epochs=1")
@@ -129,17 +126,15 @@ def test_classwise_takes_out_only_what_is_inside(tmp_path: Path, monkeypatch: py
 
 def test_classwise_arrays_hold_two_c_squared_logits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moved: list[int] = []
-    learn = tasks.learn_round
+    learn = tasks.learn
 
-    def note_sizes(
-        node: Any, task: Any, student: Any, public: Any, labels: Any, shared: Any, *more: Any
-    ) -> Outcome:
-        outcome = learn(node, task, student, public, labels, shared, *more)
-        if shared is not None and outcome.upload is not None:
-            moved.append(shared.values.size + outcome.upload.values.size)
+    def note_sizes(node: Any, task: Any, lesson: Lesson) -> Outcome:
+        outcome = learn(node, task, lesson)
+        if lesson.shared is not None and outcome.upload is not None:
+            moved.append(lesson.shared.values.size + outcome.upload.values.size)
         return outcome
 
-    monkeypatch.setattr(tasks, "learn_round", note_sizes)
+    monkeypatch.setattr(tasks, "learn", note_sizes)
     config = scheme_config("classwise", "distill.num_epochs=1", "teacher.num_epochs=1")
     simulate(config, run_dir=tmp_path / "run", grid_name="local")
     assert moved == [2 * 10**2] * 3  # three nodes in the one round that both fetches and sends

@@ -10,6 +10,7 @@ import pytest
 
 from fedstill.clients import tasks
 from fedstill.clients.distil import SoftLabels
+from fedstill.clients.schemes import Lesson
 from fedstill.common.config import Config, load_config
 from fedstill.common.datasets import load_dataset, split_dataset
 from fedstill.common.models import build_model, measure_input
@@ -42,14 +43,14 @@ def views_config(*overrides: str) -> Config:
 
 def watch_lessons(monkeypatch: pytest.MonkeyPatch) -> list[SoftLabels]:
     seen: list[SoftLabels] = []
-    learn = tasks.learn_round
+    learn = tasks.learn
 
-    def keep(node: Any, task: Any, student: Any, public: Any, labels: SoftLabels | None, *more: Any) -> Any:
-        if labels is not None:
-            seen.append(labels)
-        return learn(node, task, student, public, labels, *more)
+    def keep(node: Any, task: Any, lesson: Lesson) -> Any:
+        if lesson.labels is not None:
+            seen.append(lesson.labels)
+        return learn(node, task, lesson)
 
-    monkeypatch.setattr(tasks, "learn_round", keep)
+    monkeypatch.setattr(tasks, "learn", keep)
     return seen
 
 
