@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -33,6 +32,7 @@ from fedstill.server.run.events import (
     broadcast,
 )
 from fedstill.server.run.logs import open_log
+from fedstill.server.run.records import ClosingRecord, NodeRecord, PhaseSeconds, RoundRecord
 from fedstill.server.run.state import STATE_FILE, FederationState, NodeState, commit_state, hold_folder
 
 FAMILIES = ("cnn-tiny", "cnn-small", "mlp-small", "mlp-tiny")
@@ -161,29 +161,26 @@ class FleetFolder:
             report = self._report(index, number)
             node = self.state.nodes[node_id]
             node.report, node.num_rounds, node.base_round = report, node.num_rounds + 1, number
-            for name in ("bytes_down", "bytes_up", "public_sample_bytes"):
-                setattr(node, name, getattr(node, name) + report[name])
-            node.wire_bytes += report["wire_bytes"]
-            node.fedavg_bytes += 2 * report["fp32_bytes"]
+            for name in ("bytes_down", "bytes_up", "public_sample_bytes", "wire_bytes"):
+                setattr(node, name, getattr(node, name) + getattr(report, name))
+            node.fedavg_bytes += 2 * report.fp32_bytes
             reports.append(report)
             self._announce(report, number)
-        accuracy = float(np.mean([report["accuracy"] for report in reports]))
+        accuracy = float(np.mean([report.accuracy for report in reports]))
         gap = TEACHER.validation_accuracy - accuracy
         num_dropped = int(failed.sum())
         self.state.rounds.append(
-            {
-                "round": number,
-                "accuracy_mean": accuracy,
-                "num_sampled": len(failed),
-                "num_replied": len(reports),
-                "num_dropped": num_dropped,
-                "num_late": 0,
-                "num_rested": {},
-                "label_set_id": "e" * 64,
-                "gap": gap,
-                "seconds": 4.2,
-                "nodes": reports,
-            }
+            RoundRecord(
+                round=number,
+                accuracy_mean=accuracy,
+                num_sampled=len(failed),
+                num_replied=len(reports),
+                num_dropped=num_dropped,
+                label_set_id="e" * 64,
+                gap=gap,
+                seconds=4.2,
+                nodes=reports,
+            )
         )
         self.state.wall_seconds += 4.2
         self._commit()
@@ -198,63 +195,61 @@ class FleetFolder:
             self.run_dir / STATE_FILE, self.state.model_dump_json(indent=1, exclude={"rounds"})
         )
         with (self.run_dir / "rounds.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(self.state.rounds.pop(), sort_keys=True) + "\n")
+            file.write(json.dumps(self.state.rounds.pop().to_line(), sort_keys=True) + "\n")
 
-    def _report(self, index: int, number: int) -> dict[str, Any]:
+    def _report(self, index: int, number: int) -> NodeRecord:
         kind = index % len(FAMILIES)
         ceiling = CEILINGS[kind] + self._skill[index] - 0.28 * np.exp(-0.7 * number)
         accuracy, fp32, private = np.clip(ceiling + self._rng.normal(0, [0.004, 0.004, 0.03]), 0, 1).tolist()
         size = SIZES[kind] + index % 97
-        return {
-            "node_id": self._node_ids[index],
-            "family": FAMILIES[kind],
-            "accuracy": accuracy,
-            "fp32_accuracy": fp32,
-            "validation_accuracy": accuracy,
-            "private_accuracy": private,
-            "private_validation_accuracy": private,
-            "agreement_ratio": min(1.0, accuracy + 0.01),
-            "agreement_chance_ratio": 0.1,
-            "ece": 0.02,
-            "num_flipped": int(self._rng.integers(0, 9)),
-            "worst_recall": accuracy - 0.1,
-            "worst_recall_change": -0.01,
-            "distillation_loss": float(0.4 * np.exp(-0.5 * number)),
-            "private_loss": float(0.9 * np.exp(-0.2 * number)),
-            "num_parameters": size // 4,
-            "fp32_bytes": int(size * 3.4),
-            "artefact_bytes": size,
-            "student_digest": f"{index:064x}",
-            "artefact_digest": f"{index + 1:064x}",
-            "num_steps": 180,
-            "state_reset": False,
-            "wire_bytes": 12 if number > 1 else 6_000,
-            "phase_seconds": {"fetch": 0.03, "train": 0.6, "export": 0.2, "evaluate": 0.05},
-            "bytes_down": 6_100 if number == 1 else 220,
-            "bytes_up": 233,
-            "public_sample_bytes": 36_900 if number == 1 else 0,
-            "evaluation_bytes": 2_400,
-            "num_shared_rows": None,
-        }
+        return NodeRecord(
+            node_id=self._node_ids[index],
+            family=FAMILIES[kind],
+            accuracy=accuracy,
+            fp32_accuracy=fp32,
+            validation_accuracy=accuracy,
+            private_accuracy=private,
+            private_validation_accuracy=private,
+            agreement_ratio=min(1.0, accuracy + 0.01),
+            agreement_chance_ratio=0.1,
+            ece=0.02,
+            num_flipped=int(self._rng.integers(0, 9)),
+            worst_recall=accuracy - 0.1,
+            worst_recall_change=-0.01,
+            distillation_loss=float(0.4 * np.exp(-0.5 * number)),
+            private_loss=float(0.9 * np.exp(-0.2 * number)),
+            num_parameters=size // 4,
+            fp32_bytes=int(size * 3.4),
+            artefact_bytes=size,
+            student_digest=f"{index:064x}",
+            artefact_digest=f"{index + 1:064x}",
+            num_steps=180,
+            state_reset=False,
+            wire_bytes=12 if number > 1 else 6_000,
+            phase_seconds=PhaseSeconds(fetch=0.03, train=0.6, export=0.2, evaluate=0.05),
+            bytes_down=6_100 if number == 1 else 220,
+            bytes_up=233,
+            public_sample_bytes=36_900 if number == 1 else 0,
+            evaluation_bytes=2_400,
+        )
 
-    def _announce(self, report: dict[str, Any], number: int) -> None:
-        names = (
+    def _announce(self, report: NodeRecord, number: int) -> None:
+        names = {
             "node_id", "family", "accuracy", "fp32_accuracy", "private_accuracy", "agreement_ratio",
             "num_parameters", "fp32_bytes", "artefact_bytes", "bytes_down", "bytes_up",
             "public_sample_bytes", "wire_bytes", "phase_seconds", "distillation_loss", "private_loss",
-        )  # fmt: skip
-        self.observe(NodeReported(round=number, **{name: report[name] for name in names}))
+        }  # fmt: skip
+        self.observe(NodeReported(round=number, **report.model_dump(include=names)))
 
     def finish(self) -> None:
         """Measures controls and latencies, and sums the run up."""
         for index, node in enumerate(self.state.nodes.values()):
             local = float(np.clip(0.62 + 4 * self._skill[index], 0, 1))
-            node.closing = {
-                "local_accuracy": local,
-                "local_private_accuracy": 0.9,
-                "latency_seconds_batch1": SIZES[index % len(SIZES)] * 1.3e-9,
-            }
-            self.observe(NodeClosed(node.node_id, local, 0.9, node.closing["latency_seconds_batch1"]))
+            latency = SIZES[index % len(SIZES)] * 1.3e-9
+            node.closing = ClosingRecord(
+                local_accuracy=local, local_private_accuracy=0.9, latency_seconds_batch1=latency
+            )
+            self.observe(NodeClosed(node.node_id, local, 0.9, latency))
         self.state.is_closed, self.state.stopped_because = True, "the last round is over"
         commit_state(self.state, self.run_dir)
         write_summary(

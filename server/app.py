@@ -2,117 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedstill.common.certificates import is_loopback
-from fedstill.common.config import Config, from_run_config
-from fedstill.common.files import write_text_atomically
+from fedstill.common.config import from_run_config
 from fedstill.server.display.progress import make_progress
-from fedstill.server.federation.coordinator import Run, run_federation
-from fedstill.server.labels import LabelService, LabelStore
-from fedstill.server.labels.access import ACCESS_FILE
-from fedstill.server.metrics import (
-    MetricsEndpoint,
-    RunMetrics,
-    watch_actors,
-    watch_certificates,
-    watch_run_folder,
-)
-from fedstill.server.run.events import Observer, RunStarted, Warned, broadcast
+from fedstill.server.federation.preparation import Run
+from fedstill.server.federation.serving import serve_run
+from fedstill.server.federation.strategy import FedDistill
+from fedstill.server.run.events import Observer, broadcast
 from fedstill.server.run.folder import open_run
-from fedstill.server.run.logs import open_log
-from fedstill.server.run.stderr import keep_stderr
-from fedstill.server.schemes import get_scheme
-
-
-@contextmanager
-def serve_run(
-    config: Config, run_dir: Path, run_id: str, observe: Observer, grid: Grid | None = None
-) -> Iterator[tuple[str, Observer]]:
-    """Starts log, label service and metrics endpoint for as long as a run lives.
-
-    Args:
-        config: The run's configuration.
-        run_dir: The run folder.
-        run_id: Only this run's uploads are taken.
-        observe: The observer to join.
-        grid: The grid, for those of its figures that are metrics.
-
-    Yields:
-        The address that nodes are told, and an observer that feeds log and metrics too.
-
-    Raises:
-        UsageError: A configured port is taken.
-    """
-    metrics = RunMetrics(max_node_series=config.monitoring.max_node_series, run_id=run_id)
-    watch_run_folder(metrics, run_dir)
-    watch_actors(metrics, grid)
-    log = open_log(run_dir)
-    joined = broadcast([metrics, log, observe])
-    certificates = Path(config.exchange.certificates_dir) if config.exchange.certificates_dir else None
-    if certificates is not None:
-        watch_certificates(metrics, certificates)
-    service = LabelService(
-        LabelStore(run_dir / "labels"),
-        host=config.exchange.host,
-        port=config.exchange.port,
-        uploads_dir=run_dir / "nodes",
-        run_id=run_id,
-        certificates_dir=certificates,
-        access_file=run_dir / ACCESS_FILE,
-        allow_insecure=config.exchange.allow_insecure,
-        on_call=metrics.observe_call,
-        on_refuse=broadcast([metrics, log]),
-    )
-    with ExitStack() as stack:
-        if certificates is not None:
-            stack.enter_context(keep_stderr(run_dir))
-        stack.enter_context(closing(log))
-        stack.enter_context(service)
-        stack.enter_context(_serve_metrics(config, run_dir, metrics))
-        if certificates is None and not is_loopback(config.exchange.host):
-            joined(Warned("labels travel in plaintext to other machines, as exchange.allow_insecure wants"))
-        yield _advertised(config, service.address), joined
-
-
-@contextmanager
-def _serve_metrics(config: Config, run_dir: Path, metrics: RunMetrics) -> Iterator[None]:
-    monitoring = config.monitoring
-    if not monitoring.enabled:
-        yield
-        return
-    endpoint = MetricsEndpoint(
-        metrics,
-        host=monitoring.host,
-        port=monitoring.port,
-        targets_dir=Path(monitoring.targets_dir) if monitoring.targets_dir else None,
-    )
-    endpoint.start()
-    try:
-        write_text_atomically(run_dir / "metrics.address", f"{endpoint.address}\n")
-        yield
-    finally:
-        endpoint.stop()
-        (run_dir / "metrics.address").unlink(missing_ok=True)
-        with suppress(OSError):  # what ended the run, a full disk perhaps, is the news
-            metrics.write(run_dir / "metrics.txt")
-
-
-def _advertised(config: Config, bound: str) -> str:
-    wanted = config.exchange.advertise_address
-    if not wanted:
-        return bound
-    return (
-        wanted
-        if wanted.rpartition(":")[2].isdigit() and ":" in wanted
-        else f"{wanted}:{bound.rpartition(':')[2]}"
-    )
 
 
 def _launch_options(run_config: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,22 +53,9 @@ def make_app(observers: Sequence[Observer] | None = None) -> ServerApp:
             address, joined = stack.enter_context(
                 serve_run(config, run_dir, state.run_id, broadcast(watching), grid)
             )
-            joined(
-                RunStarted(
-                    run_id=state.run_id,
-                    scheme=config.federation.scheme,
-                    dataset=config.data.source,
-                    num_nodes=config.federation.num_nodes,
-                    num_rounds=get_scheme(config.federation.scheme).last_round(config.federation.num_rounds),
-                    run_dir=str(run_dir),
-                    codec=config.exchange.codec,
-                    temperature=config.distill.temperature,
-                    distill_lambda=config.distill.lambda_,
-                    quorum=config.federation.quorum,
-                    deadline_seconds=config.federation.deadline_seconds,
-                )
-            )
-            run_federation(grid, Run(config, run_dir, state, address, joined))
+            run = Run(config, run_dir, state, address, joined)
+            strategy = stack.enter_context(FedDistill.open(run))
+            strategy.start(grid)
 
     return server_app
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from fedstill.server.exchange.encodings import encode_labels
 from fedstill.server.exchange.publication import Encoding, Publication
 from fedstill.server.exchange.teacher import Teacher
 from fedstill.server.labels import LabelSet, LabelStore
+from fedstill.server.run.records import ConclusionRecord, ExchangeRecord
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Exchange:
     publication: Publication
     teacher: Teacher | None = None
     round: int = 0
-    notes: dict[str, Any] = field(default_factory=dict)
+    notes: ConclusionRecord = field(default_factory=ConclusionRecord)
     """Figures of the last conclusion, for `rounds.jsonl`."""
 
     @property
@@ -100,36 +100,33 @@ class Exchange:
             array_bytes=self.publication.array_bytes | {digest.hex(): size},
         )
 
-    def remember(self) -> dict[str, Any]:
-        """Says what the next round fetches, in a form that goes into the run's state."""
+    def remember(self, record: ExchangeRecord) -> None:
+        """Writes what the next round fetches into the run's state."""
         publication = self.publication
         digests = (publication.labels_digest, publication.knowledge_digest)
-        return {
-            "label_set_id": publication.label_set_id,
-            "labels_digest": publication.labels_digest.hex(),
-            "knowledge_digest": publication.knowledge_digest.hex(),
-            "knowledge_counts": list(publication.knowledge_counts),
-            "array_bytes": {
-                digest.hex(): publication.array_bytes[digest.hex()] for digest in digests if digest
-            },
+        record.label_set_id = publication.label_set_id
+        record.labels_digest = publication.labels_digest.hex()
+        record.knowledge_digest = publication.knowledge_digest.hex()
+        record.knowledge_counts = list(publication.knowledge_counts)
+        record.array_bytes = {
+            digest.hex(): publication.array_bytes[digest.hex()] for digest in digests if digest
         }
 
-    def restore(self, remembered: dict[str, Any]) -> None:
-        """Takes up what `remember` said in an earlier life of the run."""
-        if "labels_digest" not in remembered:
+    def restore(self, record: ExchangeRecord) -> None:
+        """Takes up what `remember` wrote in an earlier life of the run, if it did."""
+        if record.labels_digest is None:
             return
-        label_set_id = remembered["label_set_id"]
-        encodings = encode_labels(self.store, label_set_id, self.config) if label_set_id else ()
+        encodings = encode_labels(self.store, record.label_set_id, self.config) if record.label_set_id else ()
         self.publication = replace(
             self.publication,
-            label_set_id=label_set_id,
-            labels_digest=bytes.fromhex(remembered["labels_digest"]),
+            label_set_id=record.label_set_id,
+            labels_digest=bytes.fromhex(record.labels_digest),
             codec=encodings[0].codec if encodings else "",
             temperature=self.config.distill.temperature,
             encodings=encodings,
-            knowledge_digest=bytes.fromhex(remembered["knowledge_digest"]),
-            knowledge_counts=tuple(remembered["knowledge_counts"]),
-            array_bytes=self.publication.array_bytes | remembered["array_bytes"] | _sizes(encodings),
+            knowledge_digest=bytes.fromhex(record.knowledge_digest),
+            knowledge_counts=tuple(record.knowledge_counts),
+            array_bytes=self.publication.array_bytes | record.array_bytes | _sizes(encodings),
         )
 
 

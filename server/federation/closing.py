@@ -13,11 +13,10 @@ from fedstill.common.seeding import stream
 from fedstill.common.wire import predictions_from_proto
 from fedstill.protos.fedstill.v1 import fleet_pb2
 from fedstill.server.figures.scoring import measure_accuracy
-from fedstill.server.planner import plan_training
 from fedstill.server.planner.replanning import scale_to_device
-from fedstill.server.rounds.strategy import FedDistill
-from fedstill.server.run.events import NodeClosed, Observer, PhaseAdvanced, timed_phase
-from fedstill.server.run.state import count_rounds, find_uncompressed
+from fedstill.server.rounds.parts import Federation
+from fedstill.server.run.events import NodeClosed, PhaseAdvanced, timed_phase
+from fedstill.server.run.state import NodeState, count_rounds, find_uncompressed
 
 # Controls and artefacts are worth waiting for, but not for a node that is gone.
 CLOSING_SECONDS = 1800.0
@@ -25,34 +24,33 @@ MAX_AT_ONCE = 32
 """Machines that measure and hand in at the same time."""
 
 
-def close_run(grid: Grid, strategy: FedDistill, observe: Observer) -> None:
+def close_run(grid: Grid, federation: Federation) -> None:
     """Trains the controls, then measures latencies and collects artefacts, one node at a time per machine.
 
     Args:
         grid: The grid that the nodes are on.
-        strategy: The federation, its rounds over; its state takes the figures.
-        observe: Told of progress.
+        federation: Its rounds are over; its state takes the figures.
     """
-    nodes = strategy.state.nodes
-    finished = [node_id for node_id in _free_nodes(grid, strategy) if nodes[node_id].num_rounds]
-    chosen = choose_controls(strategy.config, finished)
-    with timed_phase(observe, "controls", len(chosen)):
-        _train_controls(grid, strategy, chosen, observe)
-    strategy.fleet.open_round(strategy.state.round)
-    with timed_phase(observe, "closing", len(finished)):
+    nodes = federation.state.nodes
+    finished = [node_id for node_id in _free_nodes(grid, federation) if nodes[node_id].num_rounds]
+    chosen = choose_controls(federation.config, finished)
+    with timed_phase(federation.observe, "controls", len(chosen)):
+        _train_controls(grid, federation, chosen)
+    federation.fleet.open_round(federation.state.round)
+    with timed_phase(federation.observe, "closing", len(finished)):
         done = 0
         for turn in take_turns({node_id: nodes[node_id].host for node_id in finished}):
-            _close_nodes(grid, strategy, turn, observe)
+            _close_nodes(grid, federation, turn)
             done += len(turn)
-            observe(PhaseAdvanced("closing", done))
+            federation.observe(PhaseAdvanced("closing", done))
 
 
-def _free_nodes(grid: Grid, strategy: FedDistill) -> list[str]:
+def _free_nodes(grid: Grid, federation: Federation) -> list[str]:
     """Waits for those who still owe an answer, and lists who can be asked then: the others may be gone."""
-    fleet = strategy.fleet
+    fleet = federation.fleet
     fleet.await_answers(
         grid,
-        wait_seconds=strategy.config.federation.deadline_seconds or CLOSING_SECONDS,
+        wait_seconds=federation.config.federation.deadline_seconds or CLOSING_SECONDS,
         enough=lambda: not fleet.roster.busy,
     )
     return sorted(fleet.roster.flower_ids.keys() - fleet.roster.busy)
@@ -65,25 +63,25 @@ def choose_controls(config: Config, node_ids: list[str]) -> list[str]:
     return sorted(rng.choice(node_ids, size=count, replace=False).tolist()) if count else []
 
 
-def _train_controls(grid: Grid, strategy: FedDistill, chosen: list[str], observe: Observer) -> None:
-    config, state, truth = strategy.config, strategy.state, strategy.truth
+def _train_controls(grid: Grid, federation: Federation, chosen: list[str]) -> None:
+    config, state, truth = federation.config, federation.state, federation.truth
     nodes = {node_id: state.nodes[node_id] for node_id in chosen}
     num_rounds = {
-        node_id: count_rounds(node) - (not strategy.learns_in(node.base_round))
+        node_id: count_rounds(node) - (not federation.learns_in(node.base_round))
         for node_id, node in nodes.items()
     }
     requests = {
         node_id: fleet_pb2.ControlRequest(
             run_id=state.run_id,
-            labels=strategy.publication.source(),
-            plan=strategy.planner.plan(nodes[node_id]),
-            hyperparameters=plan_training(config, num_steps=strategy.num_steps * num_rounds[node_id]),
-            input=strategy.publication.input(),
+            labels=federation.publication.source(),
+            plan=federation.planner.plan(nodes[node_id]),
+            hyperparameters=federation.describe_training(num_rounds=num_rounds[node_id]),
+            input=federation.publication.input(),
             seed=config.seed,
             num_uncompressed_rounds=0
             if find_uncompressed(nodes[node_id]) is not None
             else num_rounds[node_id],
-            skips_local=strategy.scheme.is_alone,
+            skips_local=federation.scheme.is_alone,
         )
         for node_id in chosen
     }
@@ -105,14 +103,14 @@ def _train_controls(grid: Grid, strategy: FedDistill, chosen: list[str], observe
         closing, request = state.nodes[node_id].closing, requests[node_id]
         if not request.skips_local:
             private = answer.private_test_accuracy
-            closing["local_accuracy"] = score(answer.evaluation)
-            closing["local_private_accuracy"] = None if math.isnan(private) else private
+            closing.local_accuracy = score(answer.evaluation)
+            closing.local_private_accuracy = None if math.isnan(private) else private
         if request.num_uncompressed_rounds:
-            closing["uncompressed_accuracy"] = score(answer.uncompressed_evaluation)
+            closing.uncompressed_accuracy = score(answer.uncompressed_evaluation)
         answered.add(node_id)
-        observe(PhaseAdvanced("controls", len(answered)))
+        federation.observe(PhaseAdvanced("controls", len(answered)))
 
-    strategy.fleet.ask(
+    federation.fleet.ask(
         grid,
         requests,
         fleet_pb2.ControlResponse,
@@ -144,57 +142,64 @@ def take_turns(hosts: Mapping[str, str]) -> list[list[str]]:
     ]
 
 
-def _close_nodes(grid: Grid, strategy: FedDistill, node_ids: Sequence[str], observe: Observer) -> None:
-    nodes = strategy.state.nodes
+def _close_nodes(grid: Grid, federation: Federation, node_ids: Sequence[str]) -> None:
+    nodes = federation.state.nodes
     requests = {
         node_id: fleet_pb2.ClosingRequest(
-            run_id=strategy.state.run_id,
+            run_id=federation.state.run_id,
             base_round=nodes[node_id].base_round,
-            labels=strategy.publication.source(),
-            collect_artefact=strategy.config.exchange.collect_artefacts,
-            accuracy=nodes[node_id].report["accuracy"],
-            num_evaluation_samples=len(strategy.truth.evaluation_S),
+            labels=federation.publication.source(),
+            collect_artefact=federation.config.exchange.collect_artefacts,
+            accuracy=_last_accuracy(nodes[node_id]),
+            num_evaluation_samples=len(federation.truth.evaluation_S),
             uncompressed_accuracy=find_uncompressed(nodes[node_id]),
-            upload_nonce=strategy.fleet.nonce,
+            upload_nonce=federation.fleet.nonce,
         )
         for node_id in node_ids
     }
 
     def keep(node_id: str, answer: fleet_pb2.ClosingResponse) -> None:
         node = nodes[node_id]
-        node.closing["latency_seconds_batch1"] = answer.latency_seconds_batch1
+        node.closing.latency_seconds_batch1 = answer.latency_seconds_batch1
         node.device_latency_seconds = scale_to_device(node, answer.latency_seconds_batch1)
-        node.closing["artefact_bytes"] = answer.artefact_bytes
-        node.closing["upload_bytes"] = answer.upload_bytes
-        observe(
+        node.closing.artefact_bytes = answer.artefact_bytes
+        node.closing.upload_bytes = answer.upload_bytes
+        federation.observe(
             NodeClosed(
                 node_id,
-                node.closing.get("local_accuracy"),
-                node.closing.get("local_private_accuracy"),
+                node.closing.local_accuracy,
+                node.closing.local_private_accuracy,
                 answer.latency_seconds_batch1,
             )
         )
 
-    strategy.fleet.ask(
+    federation.fleet.ask(
         grid,
         requests,
         fleet_pb2.ClosingResponse,
         message_type="evaluate",
-        round_number=strategy.state.round,
+        round_number=federation.state.round,
         deadline_seconds=CLOSING_SECONDS,
         on_answer=keep,
     )
 
 
-def release_nodes(grid: Grid, strategy: FedDistill) -> None:
+def _last_accuracy(node: NodeState) -> float:
+    assert node.report is not None  # only nodes with a round are closed
+    return node.report.accuracy
+
+
+def release_nodes(grid: Grid, federation: Federation) -> None:
     """Lets nodes forget what they keep of the run; the run folder has it all."""
-    request = fleet_pb2.ReleaseRequest(run_id=strategy.state.run_id)
-    strategy.fleet.ask(
+    request = fleet_pb2.ReleaseRequest(run_id=federation.state.run_id)
+    federation.fleet.ask(
         grid,
-        dict.fromkeys(sorted(strategy.fleet.roster.flower_ids.keys() - strategy.fleet.roster.busy), request),
+        dict.fromkeys(
+            sorted(federation.fleet.roster.flower_ids.keys() - federation.fleet.roster.busy), request
+        ),
         fleet_pb2.ReleaseResponse,
         message_type="query.release",
-        round_number=strategy.state.round,
+        round_number=federation.state.round,
         deadline_seconds=CLOSING_SECONDS,
         on_answer=lambda node_id, answer: None,  # noqa: ARG005
     )

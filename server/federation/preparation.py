@@ -41,6 +41,7 @@ from fedstill.server.run.events import (
     Warned,
     timed_phase,
 )
+from fedstill.server.run.records import JudgedTeacher
 from fedstill.server.run.state import FederationState
 from fedstill.server.schemes import SCHEMES, get_scheme
 
@@ -172,10 +173,10 @@ def _open_exchange(run: Run) -> Exchange:
 
 
 def _open_teacher(run: Run, exchange: Exchange) -> Teacher:
-    path = run.run_dir / run.state.exchange.get("teacher_file", WEIGHTS_FILE)
+    path = run.run_dir / (run.state.exchange.teacher_file or WEIGHTS_FILE)
     config = run.config.teacher
     # A file from a life that ended before it was committed is trained again: what it took is not known.
-    is_here = path.exists() and "teacher_epochs" in run.state.exchange
+    num_epochs = run.state.exchange.teacher_epochs if path.exists() else None
     with timed_phase(run.observe, "teacher", config.num_epochs):
         teacher = make_teacher(
             config,
@@ -184,13 +185,13 @@ def _open_teacher(run: Run, exchange: Exchange) -> Teacher:
             exchange.spec,
             seed=run.config.seed,
             on_epoch=lambda done, detail: run.observe(PhaseAdvanced("teacher", done, detail)),
-            checkpoint=path if is_here else None,
+            checkpoint=path if num_epochs is not None else None,
         )
-        if is_here:
-            teacher = replace(teacher, num_epochs=run.state.exchange["teacher_epochs"])
+        if num_epochs is not None:
+            teacher = replace(teacher, num_epochs=num_epochs)
         else:
             save_weights(teacher.model, path)
-            run.state.exchange["teacher_epochs"] = teacher.num_epochs
+            run.state.exchange.teacher_epochs = teacher.num_epochs
     if teacher.validation_accuracy < config.min_accuracy:
         run.observe(
             Warned(
@@ -242,8 +243,8 @@ def judge_teacher(run: Run, exchange: Exchange, truth: Truth) -> tuple[Truth, Te
     teacher, dataset = exchange.teacher, exchange.dataset
     assert teacher is not None
     digest, path = digest_weights(teacher.model), run.run_dir / "teacher_predictions.npy"
-    judged = run.state.exchange.get("teacher_judged", {})
-    if judged.get("teacher") == digest and judged.get("predictions") == _digest_file(path):
+    judged = run.state.exchange.teacher_judged
+    if judged is not None and (judged.teacher, judged.predictions) == (digest, _digest_file(path)):
         predicted = np.load(path, allow_pickle=False).astype(np.int64)
     else:
         predicted = label_samples(
@@ -256,20 +257,22 @@ def judge_teacher(run: Run, exchange: Exchange, truth: Truth) -> tuple[Truth, Te
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             np.save(file, predicted.astype("<u2"), allow_pickle=False)
         latency = measure_teacher_latency(teacher.model, exchange.spec, dataset.x_test)
-        judged = {"teacher": digest, "predictions": _digest_file(path), "latency_seconds_batch1": latency}
-        run.state.exchange["teacher_judged"] = judged
+        judged = JudgedTeacher(teacher=digest, predictions=_digest_file(path), latency_seconds_batch1=latency)
+        run.state.exchange.teacher_judged = judged
     accuracy = measure_accuracy(predicted, dataset.y_test)
+    if run.state.exchange.teacher_initial_accuracy is None:
+        run.state.exchange.teacher_initial_accuracy = accuracy
     facts = TeacherFacts(
         model=teacher.name,
         accuracy=accuracy,
-        initial_accuracy=run.state.exchange.setdefault("teacher_initial_accuracy", accuracy),
+        initial_accuracy=run.state.exchange.teacher_initial_accuracy,
         validation_accuracy=teacher.validation_accuracy,
         num_parameters=count_parameters(teacher.model),
         size_bytes=count_bytes(teacher.model),
         digest=digest,
         num_server_samples=len(exchange.splits.server_train),
         num_epochs=teacher.num_epochs,
-        latency_seconds_batch1=judged["latency_seconds_batch1"],
+        latency_seconds_batch1=judged.latency_seconds_batch1,
     )
     return (
         replace(truth, teacher_evaluation_S=predicted, teacher_hits_S=teacher.validation_hits_S),

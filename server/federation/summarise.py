@@ -86,7 +86,8 @@ def write_summary(
         nodes=nodes,
         fleet=_summarise_fleet(nodes, state),
         rounds=[
-            RoundSummary(**{name: line[name] for name in RoundSummary.model_fields}) for line in state.rounds
+            RoundSummary(**record.model_dump(include=set(RoundSummary.model_fields)))
+            for record in state.rounds
         ],
     )
     path = run_dir / "summary.json"
@@ -117,41 +118,40 @@ def _summarise_node(
     is_local: bool,
 ) -> NodeSummary:
     report, closing = node.report, node.closing
+    assert report is not None  # it has answered a round
     artefact = Path("nodes") / node.node_id / "artefact"
     return NodeSummary(
         node_id=node.node_id,
         family=node.family,
         num_train_samples=node.num_train_samples,
         num_private_test=node.num_private_test,
-        accuracy=report["accuracy"],
-        fp32_accuracy=report["fp32_accuracy"],
+        accuracy=report.accuracy,
+        fp32_accuracy=report.fp32_accuracy,
         uncompressed_accuracy=find_uncompressed(node),
-        private_accuracy=report["private_accuracy"],
-        local_accuracy=report["accuracy"] if is_local else closing.get("local_accuracy"),
-        local_private_accuracy=report["private_accuracy"]
-        if is_local
-        else closing.get("local_private_accuracy"),
-        validation_accuracy=report.get("validation_accuracy"),
-        private_validation_accuracy=report.get("private_validation_accuracy"),
-        agreement_ratio=report["agreement_ratio"],
-        agreement_chance_ratio=report.get("agreement_chance_ratio"),
-        ece=report["ece"],
-        num_flipped=report.get("num_flipped"),
-        worst_recall=report.get("worst_recall"),
-        worst_recall_change=report.get("worst_recall_change"),
-        num_parameters=report["num_parameters"],
-        fp32_bytes=report["fp32_bytes"],
-        artefact_bytes=closing.get("artefact_bytes", report["artefact_bytes"]),
+        private_accuracy=report.private_accuracy,
+        local_accuracy=report.accuracy if is_local else closing.local_accuracy,
+        local_private_accuracy=report.private_accuracy if is_local else closing.local_private_accuracy,
+        validation_accuracy=report.validation_accuracy,
+        private_validation_accuracy=report.private_validation_accuracy,
+        agreement_ratio=report.agreement_ratio,
+        agreement_chance_ratio=report.agreement_chance_ratio,
+        ece=report.ece,
+        num_flipped=report.num_flipped,
+        worst_recall=report.worst_recall,
+        worst_recall_change=report.worst_recall_change,
+        num_parameters=report.num_parameters,
+        fp32_bytes=report.fp32_bytes,
+        artefact_bytes=closing.artefact_bytes or report.artefact_bytes,
         artefact_path=str(artefact) if (run_dir / artefact / "manifest.json").exists() else None,
-        artefact_digest=report["artefact_digest"],
-        student_digest=report["student_digest"],
-        latency_seconds_batch1=closing.get("latency_seconds_batch1"),
+        artefact_digest=report.artefact_digest,
+        student_digest=report.student_digest,
+        latency_seconds_batch1=closing.latency_seconds_batch1,
         teacher_latency_seconds_batch1=None if teacher is None else teacher.latency_seconds_batch1,
         bytes_down=node.bytes_down,
         bytes_up=node.bytes_up,
         public_sample_bytes=node.public_sample_bytes,
         evaluation_bytes=node.evaluation_bytes,
-        artefact_upload_bytes=closing.get("upload_bytes", 0),
+        artefact_upload_bytes=closing.upload_bytes,
         num_rounds=node.num_rounds,
         num_state_resets=node.num_state_resets,
         device=_summarise_device(node),
@@ -162,9 +162,9 @@ def _summarise_node(
 
 def _summarise_device(node: NodeState) -> DeviceSummary | None:
     profile, plan = node.profile, node.plan
-    if profile is None:
+    if profile is None or node.report is None:
         return None
-    num_bytes = node.closing.get("artefact_bytes", node.report["artefact_bytes"])
+    num_bytes = node.closing.artefact_bytes or node.report.artefact_bytes
     latency = node.device_latency_seconds
     return DeviceSummary(
         profile=profile.name,

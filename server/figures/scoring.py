@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 
@@ -118,9 +119,17 @@ def chance_agreement(one_S: np.ndarray, other_S: np.ndarray, *, num_classes: int
     return float(frequencies[0] @ frequencies[1])
 
 
+class CompressionChange(TypedDict):
+    """What compression changed in a student's predictions; see `describe_compression`."""
+
+    num_flipped: int
+    worst_recall: float
+    worst_recall_change: float
+
+
 def describe_compression(
     classes_S: np.ndarray, fp32_classes_S: np.ndarray, true_S: np.ndarray, *, num_classes: int
-) -> dict[str, float | int]:
+) -> CompressionChange:
     """Says what compression changed in a student's predictions.
 
     Args:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-from fedstill.common.compressors import make_plan
 from fedstill.common.config import Config
 from fedstill.common.losses import FEATURE_LOSSES
 from fedstill.common.models import InputSpec, resolve_model
@@ -54,8 +53,7 @@ def plan_node(config: Config, spec: InputSpec, node: NodeState) -> fleet_pb2.Stu
     """Gives a node the student that was planned for its device, else the configuration's."""
     if node.plan is None:
         return plan_student(config, spec, node.node_id)
-    values = node.plan.compression | {"steps": tuple(node.plan.compression["steps"])}
-    return plan_to_proto(make_plan(**values), model=node.plan.model, width=node.plan.width)
+    return plan_to_proto(node.plan.compression, model=node.plan.model, width=node.plan.width)
 
 
 def plan_training(config: Config, *, num_steps: int) -> fleet_pb2.Hyperparameters:

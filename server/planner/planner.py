@@ -173,7 +173,7 @@ class Planner:
         """Reviews the nodes that reported in a round, and those that missed its deadline."""
         for node in reported:
             self.review(node, publication, rounds_left=rounds_left)
-        num_steps = max((node.report.get("num_steps", 0) for node in reported), default=0)
+        num_steps = max((node.report.num_steps for node in reported if node.report is not None), default=0)
         for node in silent:
             self.review_timeout(node, num_steps=num_steps, rounds_left=rounds_left)
 
@@ -196,7 +196,8 @@ class Planner:
         if option is None:
             return
         observe_report(node, option)
-        self._replan(node, option, self._front, rounds_left=rounds_left)
+        num_steps = 0 if node.report is None else node.report.num_steps
+        self._replan(node, option, self._front, num_steps=num_steps, rounds_left=rounds_left)
 
     def _find_option(self, plan: NodePlan, front: Front) -> Option | None:
         """Finds what was planned among the options, its pilot run: a resumed run has not yet."""
@@ -206,8 +207,9 @@ class Planner:
         front.try_out([option])
         return front.find(option.candidate)
 
-    def _replan(self, node: NodeState, option: Option, front: Front, *, rounds_left: int) -> None:
-        num_steps = node.report.get("num_steps", 0)
+    def _replan(
+        self, node: NodeState, option: Option, front: Front, *, num_steps: int, rounds_left: int
+    ) -> None:
         found = reconsider(node, option, front, self._config, num_steps=num_steps, rounds_left=rounds_left)
         if found is None:
             return
@@ -231,10 +233,11 @@ class Planner:
         if self._front is None or node.plan is None or not rounds_left:
             return
         observe_timeout(node, self._config, num_steps=num_steps)
-        node.report.setdefault("num_steps", num_steps)
         option = self._find_option(node.plan, self._front)
         if option is not None:
-            self._replan(node, option, self._front, rounds_left=rounds_left)
+            if node.report is not None and node.report.num_steps:
+                num_steps = node.report.num_steps
+            self._replan(node, option, self._front, num_steps=num_steps, rounds_left=rounds_left)
 
     def _review_codec(self, node: NodeState, publication: Publication) -> None:
         if self._config.exchange.codec != AUTO or not node.codec:
@@ -311,8 +314,9 @@ def choose_profile(profiles: list[DeviceProfile], node_id: str) -> DeviceProfile
 
 def observe_link(node: NodeState) -> None:
     """Takes the link's speed from a node's last report into its moving mean, where it says anything."""
-    num_bytes = node.report.get("wire_bytes", 0)
-    seconds = node.report.get("phase_seconds", {}).get("fetch", 0.0)
+    if node.report is None:
+        return
+    num_bytes, seconds = node.report.wire_bytes, node.report.phase_seconds.fetch
     if num_bytes < MIN_OBSERVED_BYTES or seconds <= 0:
         return
     rate, before = num_bytes / seconds, node.link_bytes_per_second

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from fedstill.common.compressors import make_plan
 from fedstill.common.config import Config
 from fedstill.server.planner.candidates import Candidate
 from fedstill.server.planner.choice import Choice, Conditions, Option, computes_in, find_obstacle
@@ -58,20 +57,21 @@ def observe_report(node: NodeState, option: Option) -> None:
     """
     assert node.profile is not None
     report = node.report
-    steps, seconds = report.get("num_steps", 0), report.get("phase_seconds", {}).get("train", 0.0)
+    if report is None:
+        return
+    steps, seconds = report.num_steps, report.phase_seconds.train
     if steps and seconds > 0:
         node.step_seconds = seconds / steps
     scale = scale_latencies(node.profile)
     own = computes_in(option.candidate.arithmetic)
-    for key, arithmetic, expected in (
-        ("fp32_latency_seconds_batch1", "fp32", option.fp32_latency_seconds),
-        ("latency_seconds_batch1", own, option.latency_seconds),
+    for measured, arithmetic, expected, is_own in (
+        (report.fp32_latency_seconds_batch1, "fp32", option.fp32_latency_seconds, False),
+        (report.latency_seconds_batch1, own, option.latency_seconds, True),
     ):
-        measured = report.get(key)
         if not measured:
             continue
         on_device = measured * scale[arithmetic] if node.is_simulated else measured
-        if key == "latency_seconds_batch1":
+        if is_own:
             node.device_latency_seconds = on_device
         correction = on_device / (expected * scale[arithmetic])
         node.latency_correction[arithmetic] = min(max(correction, 1 / _MAX_CORRECTION), _MAX_CORRECTION)
@@ -81,7 +81,10 @@ def scale_to_device(node: NodeState, latency_seconds: float) -> float | None:
     """Turns the latency of a node's artefact into that on its device; None where no device is known."""
     if node.profile is None or not node.is_simulated:
         return None if node.profile is None else latency_seconds
-    bits = node.plan.compression["bits"] if node.plan is not None else node.report.get("bits", 32)
+    if node.plan is not None:
+        bits = node.plan.compression.bits
+    else:
+        bits = 32 if node.report is None else node.report.bits
     return latency_seconds * scale_latencies(node.profile)["int8" if bits in (8, 1) else "fp32"]
 
 
@@ -110,7 +113,9 @@ def reconsider(
     """
     assert node.profile is not None
     conditions = find_conditions(node, option, config, num_steps=num_steps)
-    measured = replace(option, artefact_bytes=node.report.get("artefact_bytes") or option.artefact_bytes)
+    measured = option
+    if node.report is not None and node.report.artefact_bytes:
+        measured = replace(option, artefact_bytes=node.report.artefact_bytes)
     obstacle = find_obstacle(measured, node.profile, replace(conditions, slack=TOLERANCE))
     if obstacle:
         growth = measured.artefact_bytes / option.artefact_bytes
@@ -137,7 +142,7 @@ def record_plan(option: Option, reason: str, conditions: Conditions, before: Nod
     return NodePlan(
         model=candidate.model,
         width=candidate.width,
-        compression=candidate.compression.to_json(),
+        compression=candidate.compression,
         name=candidate.describe(),
         reason=reason,
         accuracy=option.accuracy,
@@ -149,5 +154,4 @@ def record_plan(option: Option, reason: str, conditions: Conditions, before: Nod
 
 def read_candidate(plan: NodePlan) -> Candidate:
     """Reads a node's plan back."""
-    values = plan.compression | {"steps": tuple(plan.compression["steps"])}
-    return Candidate(plan.model, plan.width, make_plan(**values))
+    return Candidate(plan.model, plan.width, plan.compression)

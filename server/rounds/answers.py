@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,9 +20,13 @@ from fedstill.server.figures.scoring import (
     measure_accuracy,
 )
 from fedstill.server.rounds.choices import describe_choice
+from fedstill.server.rounds.parts import Federation
 from fedstill.server.run.events import NodeReported
+from fedstill.server.run.records import NodeRecord, PhaseSeconds
 from fedstill.server.run.state import NodeState
 from fedstill.server.schemes import Contribution
+
+Receive = Callable[[fleet_pb2.TaskResponse], Contribution]
 
 
 @dataclass(frozen=True)
@@ -30,8 +35,8 @@ class ReplyScore:
 
     round: int
     node_id: str
-    figures: dict[str, Any]
-    """What `rounds.jsonl` says of the node."""
+    figures: NodeRecord
+    """What `rounds.jsonl` says of the node; what was moved is accounted for later."""
     classes_S: np.ndarray
     confidences_S: np.ndarray
     fp32_classes_S: np.ndarray
@@ -74,44 +79,41 @@ def score_reply(response: fleet_pb2.TaskResponse, truth: Truth, task: fleet_pb2.
     hits_S = validation == truth.validation_S
     teacher = truth.teacher_evaluation_S
     seconds = response.seconds
-    figures = {
-        "node_id": response.node_id,
-        "family": task.plan.model,
-        "bits": task.plan.bits,
-        "accuracy": measure_accuracy(classes, truth.evaluation_S),
-        "fp32_accuracy": measure_accuracy(fp32_classes, truth.evaluation_S),
-        "uncompressed_accuracy": None
+    figures = NodeRecord(
+        node_id=response.node_id,
+        family=task.plan.model,
+        bits=task.plan.bits,
+        accuracy=measure_accuracy(classes, truth.evaluation_S),
+        fp32_accuracy=measure_accuracy(fp32_classes, truth.evaluation_S),
+        uncompressed_accuracy=None
         if plan_from_proto(task.plan).changes_training
         else measure_accuracy(fp32_classes, truth.evaluation_S),
-        "validation_accuracy": float(np.mean(hits_S)),
-        "private_accuracy": _known(response.private_test_accuracy),
-        "private_validation_accuracy": _known(response.private_validation_accuracy),
-        "agreement_ratio": None if teacher is None else measure_accuracy(classes, teacher),
-        "agreement_chance_ratio": None
+        validation_accuracy=float(np.mean(hits_S)),
+        private_accuracy=_known(response.private_test_accuracy),
+        private_validation_accuracy=_known(response.private_validation_accuracy),
+        agreement_ratio=None if teacher is None else measure_accuracy(classes, teacher),
+        agreement_chance_ratio=None
         if teacher is None
         else chance_agreement(classes, teacher, num_classes=num_classes),
-        "ece": calibration_error(classes, confidences, truth.evaluation_S),
+        ece=calibration_error(classes, confidences, truth.evaluation_S),
         **describe_compression(classes, fp32_classes, truth.evaluation_S, num_classes=num_classes),
-        "distillation_loss": _known(response.distillation_loss),
-        "private_loss": _known(response.private_loss),
-        "num_parameters": response.model.num_parameters,
-        "fp32_bytes": response.model.fp32_bytes,
-        "artefact_bytes": response.model.artefact_bytes,
-        "student_digest": response.student_digest,
-        "artefact_digest": response.artefact_digest,
-        "num_steps": response.num_steps,
-        "latency_seconds_batch1": response.latency_seconds_batch1 or None,
-        "fp32_latency_seconds_batch1": response.fp32_latency_seconds_batch1 or None,
-        "state_reset": response.state_reset,
-        "choice": describe_choice(response),
-        "wire_bytes": response.wire_bytes_down,
-        "phase_seconds": {
-            "fetch": seconds.fetch,
-            "train": seconds.train,
-            "export": seconds.export,
-            "evaluate": seconds.evaluate,
-        },
-    }
+        distillation_loss=_known(response.distillation_loss),
+        private_loss=_known(response.private_loss),
+        num_parameters=response.model.num_parameters,
+        fp32_bytes=response.model.fp32_bytes,
+        artefact_bytes=response.model.artefact_bytes,
+        student_digest=response.student_digest,
+        artefact_digest=response.artefact_digest,
+        num_steps=response.num_steps,
+        latency_seconds_batch1=response.latency_seconds_batch1 or None,
+        fp32_latency_seconds_batch1=response.fp32_latency_seconds_batch1 or None,
+        state_reset=response.state_reset,
+        choice=describe_choice(response),
+        wire_bytes=response.wire_bytes_down,
+        phase_seconds=PhaseSeconds(
+            fetch=seconds.fetch, train=seconds.train, export=seconds.export, evaluate=seconds.evaluate
+        ),
+    )
     predictions = sum(
         part.ByteSize() for part in (response.evaluation, response.evaluation_fp32, response.validation)
     )
@@ -165,7 +167,7 @@ def account_traffic(node: NodeState, score: ReplyScore, publication: Publication
         publication: The arrays that the task referred to.
         learned: The node learned in it, as FedAvg would have for two models moved.
     """
-    if score.figures["state_reset"]:
+    if score.figures.state_reset:
         node.num_state_resets += 1
     labels, public, evaluation = publication.labels_digest, publication.public_digest, []
     evaluation = [publication.evaluation_digest, publication.validation_digest]
@@ -186,30 +188,25 @@ def account_traffic(node: NodeState, score: ReplyScore, publication: Publication
     node.bytes_up += score.report_bytes + sent
     node.public_sample_bytes += samples
     node.evaluation_bytes += predictions
-    node.wire_bytes += score.figures["wire_bytes"]
+    node.wire_bytes += score.figures.wire_bytes
     if learned:
-        node.fedavg_bytes += 2 * score.figures["fp32_bytes"]
-    node.report = score.figures | {
-        "bytes_down": down,
-        "bytes_up": score.report_bytes + sent,
-        "public_sample_bytes": samples,
-        "evaluation_bytes": predictions,
-        "num_shared_rows": _count_rows(score.contribution),
-        **_describe_plan(node),
-    }
-
-
-def _describe_plan(node: NodeState) -> dict[str, Any]:
-    """What was decided for this node alone and why, where anything was."""
-    described: dict[str, Any] = {}
-    if node.profile is not None:
-        described["profile"] = node.profile.name
-    if node.plan is not None:
-        described |= {"plan": node.plan.name, "plan_reason": node.plan.reason}
-        described["num_replans"] = node.num_replans
-    if node.codec:
-        described |= {"codec": node.codec, "codec_reason": node.codec_reason}
-    return described
+        node.fedavg_bytes += 2 * score.figures.fp32_bytes
+    plan, profile = node.plan, node.profile
+    node.report = score.figures.model_copy(
+        update={
+            "bytes_down": down,
+            "bytes_up": score.report_bytes + sent,
+            "public_sample_bytes": samples,
+            "evaluation_bytes": predictions,
+            "num_shared_rows": _count_rows(score.contribution),
+            "profile": profile.name if profile is not None else None,
+            "plan": plan.name if plan is not None else None,
+            "plan_reason": plan.reason if plan is not None else None,
+            "num_replans": node.num_replans if plan is not None else None,
+            "codec": node.codec or None,
+            "codec_reason": node.codec_reason if node.codec else None,
+        }
+    )
 
 
 def _count_rows(contribution: Contribution | None) -> int | None:
@@ -231,29 +228,59 @@ def _count_once(node: NodeState, digests: list[bytes], publication: Publication)
     return total
 
 
+def accept_answer(
+    federation: Federation,
+    response: fleet_pb2.TaskResponse,
+    task: fleet_pb2.TaskRequest,
+    publication: Publication,
+    *,
+    receive: Receive | None,
+) -> ReplyScore:
+    """Checks an answer, scores it, and enters it into its node's account.
+
+    Args:
+        federation: Its parts; the node's state is changed.
+        response: The answer.
+        task: What it answers.
+        publication: What the task referred to.
+        receive: Reads and checks the array that came with it; None where nodes send none.
+
+    Raises:
+        ExchangeError: Something in it does not fit.
+    """
+    node = federation.state.nodes[response.node_id]
+    score = score_reply(response, federation.truth, task)
+    if receive is not None and federation.wants_upload(response.round):
+        score = replace(score, contribution=receive(response))
+    node.host = response.host
+    fetched = federation.planner.publication_of(node, publication)
+    account_traffic(node, score, fetched, learned=federation.learns_in(response.round))
+    return score
+
+
 def announce_reply(score: ReplyScore, node: NodeState) -> NodeReported:
     """Says of an accepted answer what observers want to know; its traffic is accounted for already."""
-    figures = score.figures
-    choice = figures["choice"] or {}
+    figures, report, choice = score.figures, node.report, score.figures.choice
+    assert report is not None  # its traffic is accounted for
     return NodeReported(
         round=score.round,
         node_id=score.node_id,
-        family=figures["family"],
-        accuracy=figures["accuracy"],
-        fp32_accuracy=figures["fp32_accuracy"],
-        private_accuracy=figures["private_accuracy"],
-        agreement_ratio=figures["agreement_ratio"],
-        num_parameters=figures["num_parameters"],
-        fp32_bytes=figures["fp32_bytes"],
-        artefact_bytes=figures["artefact_bytes"],
-        bytes_down=node.report["bytes_down"],
-        bytes_up=node.report["bytes_up"],
-        public_sample_bytes=node.report["public_sample_bytes"],
-        wire_bytes=figures["wire_bytes"],
-        phase_seconds=figures["phase_seconds"],
-        distillation_loss=figures["distillation_loss"],
-        private_loss=figures["private_loss"],
-        state_reset=figures["state_reset"],
-        temperature=choice.get("temperature"),
-        distill_lambda=choice.get("lambda"),
+        family=figures.family,
+        accuracy=figures.accuracy,
+        fp32_accuracy=figures.fp32_accuracy,
+        private_accuracy=figures.private_accuracy,
+        agreement_ratio=figures.agreement_ratio,
+        num_parameters=figures.num_parameters,
+        fp32_bytes=figures.fp32_bytes,
+        artefact_bytes=figures.artefact_bytes,
+        bytes_down=report.bytes_down,
+        bytes_up=report.bytes_up,
+        public_sample_bytes=report.public_sample_bytes,
+        wire_bytes=figures.wire_bytes,
+        phase_seconds=figures.phase_seconds.model_dump(),
+        distillation_loss=figures.distillation_loss,
+        private_loss=figures.private_loss,
+        state_reset=figures.state_reset,
+        temperature=None if choice is None else choice.temperature,
+        distill_lambda=None if choice is None else choice.distill_lambda,
     )

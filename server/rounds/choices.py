@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
 
 from fedstill.common.errors import ExchangeError
 from fedstill.protos.fedstill.v1 import fleet_pb2
+from fedstill.server.run.records import ChoiceRecord, RoundRecord
 from fedstill.server.run.summary import ChoiceSummary
 
 MAX_WHY_LETTERS = 200
 
 
-def describe_choice(response: fleet_pb2.TaskResponse) -> dict[str, Any] | None:
+def describe_choice(response: fleet_pb2.TaskResponse) -> ChoiceRecord | None:
     """Reads a node's choice from its report.
 
     Args:
@@ -34,25 +34,25 @@ def describe_choice(response: fleet_pb2.TaskResponse) -> dict[str, Any] | None:
             f"expected a choice of ratios within 0 to 1 and a finite temperature, got temperature"
             f" {choice.temperature:g} and {', '.join(f'{ratio:g}' for ratio in ratios)}"
         )
-    return {
-        "temperature": choice.temperature,
-        "lambda": choice.distill_lambda,
-        "num_steps": choice.num_steps,
-        "public_share": choice.public_share,
-        "own_accuracy": choice.own_accuracy,
-        "alone_accuracy": choice.alone_accuracy,
-        "num_validation": choice.num_validation,
-        "num_trial_steps": choice.num_trial_steps,
-        "why": choice.why[:MAX_WHY_LETTERS],
-    }
+    return ChoiceRecord(
+        temperature=choice.temperature,
+        distill_lambda=choice.distill_lambda,
+        num_steps=choice.num_steps,
+        public_share=choice.public_share,
+        own_accuracy=choice.own_accuracy,
+        alone_accuracy=choice.alone_accuracy,
+        num_validation=choice.num_validation,
+        num_trial_steps=choice.num_trial_steps,
+        why=choice.why[:MAX_WHY_LETTERS],
+    )
 
 
-def collect_choices(rounds: Iterable[dict[str, Any]]) -> dict[str, list[ChoiceSummary]]:
+def collect_choices(rounds: Iterable[RoundRecord]) -> dict[str, list[ChoiceSummary]]:
     """Gathers each node's choices from the lines of `rounds.jsonl`, in the order of the rounds."""
     found: dict[str, list[ChoiceSummary]] = {}
-    for line in rounds:
-        for report in line["nodes"]:
-            if report.get("choice"):
-                choice = ChoiceSummary(round=line["round"], **report["choice"])
-                found.setdefault(report["node_id"], []).append(choice)
+    for record in rounds:
+        for report in record.nodes:
+            if report.choice is not None:
+                choice = ChoiceSummary(round=record.round, **report.choice.model_dump(by_alias=True))
+                found.setdefault(report.node_id, []).append(choice)
     return found

@@ -4,38 +4,24 @@ from __future__ import annotations
 
 from flwr.serverapp import Grid
 
-from fedstill.common.config import FederationConfig
 from fedstill.protos.fedstill.v1 import fleet_pb2
-from fedstill.server.fleet.fleet import Fleet
-from fedstill.server.planner.planner import Planner
-from fedstill.server.run.events import NodeJoined, Observer, PhaseAdvanced, Warned
-from fedstill.server.run.state import FederationState, NodeState
+from fedstill.server.rounds.parts import Federation
+from fedstill.server.run.events import NodeJoined, PhaseAdvanced, Warned
+from fedstill.server.run.state import NodeState
 
 
-def introduce_fleet(
-    grid: Grid,
-    fleet: Fleet,
-    state: FederationState,
-    planner: Planner,
-    *,
-    federation: FederationConfig,
-    expected: fleet_pb2.InputSpec,
-    observe: Observer,
-) -> None:
-    """Waits until every node of the federation has said its name; see `Fleet.introduce`.
+def introduce_fleet(grid: Grid, federation: Federation) -> None:
+    """Waits until every node of the federation has said its name, and gives each its place and its plan.
 
     Args:
         grid: The grid that the nodes are on.
-        fleet: Takes their names.
-        state: Takes who they are; what it knows of a node already stays.
-        planner: Plans for their devices.
-        federation: How many have to come, and how long they are waited for.
-        expected: What samples look like, for devices that bring data of their own.
-        observe: Told of each that comes, and of what lacks.
+        federation: Takes names and state; what it knows of a node already stays.
 
     Raises:
         RunError: Fewer nodes came in time, one refused, or two share a name.
     """
+    fleet, state, planner = federation.fleet, federation.state, federation.planner
+    observe, settings = federation.observe, federation.config.federation
 
     def welcome(hello: fleet_pb2.HelloResponse, is_back: bool) -> None:
         if not hello.num_train_samples:
@@ -58,18 +44,18 @@ def introduce_fleet(
 
     fleet.introduce(
         grid,
-        num_nodes=federation.num_nodes,
-        wait_seconds=federation.wait_seconds,
-        expected=expected,
-        min_nodes=federation.min_nodes,
+        num_nodes=settings.num_nodes,
+        wait_seconds=settings.wait_seconds,
+        expected=federation.publication.input(),
+        min_nodes=settings.min_nodes,
         on_hello=welcome,
     )
     for node_id in sorted(fleet.roster.flower_ids):
         planner.settle(state.nodes[node_id])
-    if (num_here := len(fleet.roster.flower_ids)) < federation.num_nodes:
+    if (num_here := len(fleet.roster.flower_ids)) < settings.num_nodes:
         observe(
             Warned(
-                f"the grid has {num_here} nodes, federation.num_nodes asks for {federation.num_nodes}:"
+                f"the grid has {num_here} nodes, federation.num_nodes asks for {settings.num_nodes}:"
                 " the other partitions stay unused until their nodes come"
             )
         )

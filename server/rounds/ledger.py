@@ -1,20 +1,26 @@
-"""What a round leaves behind: its line in `rounds.jsonl`, and what its nodes are known for from then on."""
+"""What a round changes: what its nodes are known for from then on, and whether another follows."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
-from flwr.app import MetricRecord
 
-from fedstill.common.config import FederationConfig
+from fedstill.server.exchange.publication import Publication
 from fedstill.server.figures.scoring import Truth
 from fedstill.server.rounds.answers import ReplyScore
+from fedstill.server.rounds.parts import Federation
 from fedstill.server.rounds.resting import record_success
-from fedstill.server.run.events import ReplyDropped
+from fedstill.server.rounds.round import Round
+from fedstill.server.run.events import RoundClosed
+from fedstill.server.run.records import ConclusionRecord
 from fedstill.server.run.state import FederationState
+from fedstill.server.schemes import Contribution
+
+Conclude = Callable[[int, list[Contribution]], tuple[Publication, ConclusionRecord]]
+Commit = Callable[[FederationState, list[ReplyScore]], None]
 
 
 class Gap(NamedTuple):
@@ -26,19 +32,6 @@ class Gap(NamedTuple):
     """Standard error of the mean, from the differences sample by sample; None of fewer than two."""
 
 
-def sum_up(scores: list[ReplyScore], dropped: list[ReplyDropped]) -> MetricRecord | None:
-    """Computes a round's mean figures, None where no answer was good; both lists are sorted by node.
-
-    Answers come in any order, and what is made of them must not depend on it.
-    """
-    scores.sort(key=lambda score: score.node_id)
-    dropped.sort(key=lambda drop: drop.node_id)
-    if not scores:
-        return None
-    accuracy = float(np.mean([score.figures["accuracy"] for score in scores]))
-    return MetricRecord({"accuracy_mean": accuracy, "num_replied": len(scores)})
-
-
 def mark_answers(state: FederationState, scores: Sequence[ReplyScore]) -> None:
     """Makes the students of accepted answers those that their nodes go on from."""
     for score in scores:
@@ -46,7 +39,7 @@ def mark_answers(state: FederationState, scores: Sequence[ReplyScore]) -> None:
         node.base_round = score.round
         node.num_rounds += 1
         record_success(node)
-        node.family = score.figures["family"]
+        node.family = score.figures.family
 
 
 def mark_shared(state: FederationState, scores: Sequence[ReplyScore]) -> None:
@@ -57,46 +50,6 @@ def mark_shared(state: FederationState, scores: Sequence[ReplyScore]) -> None:
         if score.contribution is not None:
             node = state.nodes[score.node_id]
             node.shared_round, node.shared_weight = score.round, score.contribution.weight
-
-
-def describe_round(
-    state: FederationState, scores: Sequence[ReplyScore], late: Sequence[ReplyScore], **figures: Any
-) -> dict[str, Any]:
-    """Writes a round's line.
-
-    Args:
-        state: The run's state; its nodes are marked already.
-        scores: Answers in time, sorted by node.
-        late: Answers to older rounds that were mixed in.
-        figures: All that is said of the round as a whole.
-
-    Returns:
-        The line.
-    """
-    return figures | {
-        "num_replied": len(scores),
-        "num_weighed": len(late),
-        "weighed_rounds": {score.node_id: score.round for score in late},
-        "nodes": [state.nodes[score.node_id].report for score in scores],
-    }
-
-
-def explain_failure(
-    round_number: int,
-    dropped: Sequence[ReplyDropped],
-    federation: FederationConfig,
-    *,
-    num_good: int,
-    num_sent: int,
-) -> str:
-    """Says why a round has too few answers, and what to do."""
-    reasons = "; ".join(f"{drop.node_id}: {drop.detail}" for drop in dropped[:3])
-    return (
-        f"round {round_number}: {num_good or 'none'} of {num_sent} nodes gave an answer that can be used"
-        + (f" ({reasons})" if reasons else f" within {federation.deadline_seconds:g} s")
-        + (f"; federation.min_nodes is {federation.min_nodes}" if federation.min_nodes else "")
-        + "; mend the nodes and go on with --resume"
-    )
 
 
 def measure_gap(truth: Truth, scores: Sequence[ReplyScore]) -> Gap:
@@ -120,4 +73,51 @@ def explain_stop(gap: Gap, *, target_gap: float) -> str:
     return (
         f"students are within {target_gap:g} of the teacher on the validation part,"
         f" by more than a standard error ({gap.error:.3f})"
+    )
+
+
+def close_round(
+    federation: Federation,
+    closed: Round,
+    late: list[ReplyScore],
+    *,
+    seconds: float,
+    conclude: Conclude | None,
+    commit: Commit | None,
+) -> None:
+    """Writes a round down, lets the scheme conclude it, and commits it.
+
+    Args:
+        federation: Its parts; state, publication and plans go on from here.
+        closed: The round; its answers are sorted and there are enough.
+        late: Answers to older rounds that are mixed in.
+        seconds: What the round took.
+        conclude: Turns what nodes sent into what the next round fetches, and figures on it; None where
+            they send nothing.
+        commit: Told the state and all scored answers when the round is over.
+    """
+    state, scores = federation.state, closed.scores
+    everyone = sorted([*scores, *late], key=lambda score: score.node_id)
+    mark_answers(state, everyone)
+    state.round = closed.number
+    label_set_id = federation.publication.label_set_id
+    record = closed.describe(state, late, label_set_id=label_set_id, seconds=seconds)
+    state.rounds.append(record)
+    if conclude is not None and federation.wants_upload(closed.number):
+        contributions = [score.contribution for score in everyone if score.contribution is not None]
+        federation.publication, record.scheme = conclude(closed.number, contributions)
+        mark_shared(state, everyone)
+    # From the teacher as it is by now: a refined one may have left its students behind.
+    gap = measure_gap(federation.truth, scores)
+    record.gap, record.gap_error = gap.mean, gap.error
+    state.stopped_because = explain_stop(gap, target_gap=federation.config.federation.target_gap)
+    rounds_left = 0 if state.stopped_because else federation.last_round - closed.number
+    reported = [state.nodes[score.node_id] for score in scores]
+    silent = [state.nodes[node_id] for node_id in closed.timed_out]
+    federation.planner.close_round(reported, silent, federation.publication, rounds_left=rounds_left)
+    if commit is not None:
+        commit(state, everyone)
+    counts = record.num_sampled, record.num_replied, record.num_dropped
+    federation.observe(
+        RoundClosed(closed.number, closed.accuracy_mean, *counts, seconds, gap.mean, record.num_rested)
     )

@@ -12,6 +12,7 @@ from fedstill.common.config import Config
 from fedstill.common.errors import RunError
 from fedstill.common.seeding import stream
 from fedstill.server.fleet.fleet import Fleet
+from fedstill.server.rounds.parts import Federation
 from fedstill.server.rounds.resting import choose_rested, count_rested
 from fedstill.server.run.events import Event, NodeLeft, Warned
 from fedstill.server.run.state import FederationState
@@ -54,28 +55,20 @@ def announce_departures(grid: Grid, fleet: Fleet, *, observe: Callable[[Event], 
     fleet.roster.departed = absent
 
 
-def await_fleet(
-    grid: Grid,
-    fleet: Fleet,
-    state: FederationState,
-    config: Config,
-    *,
-    round_number: int,
-    observe: Callable[[Event], None],
-) -> None:
+def await_fleet(grid: Grid, federation: Federation, *, round_number: int) -> None:
     """Pauses the run while fewer nodes are free than a round needs.
 
     Args:
         grid: The grid that the nodes are on.
-        fleet: Who is there and who is busy.
-        state: The run's state.
-        config: `federation.min_nodes` are needed, one at least; `wait_seconds` bounds the pause.
+        federation: Who is there; `federation.min_nodes` are needed, one at least, and `wait_seconds`
+            bounds the pause. Its observer is told that the run pauses, and who has left.
         round_number: The round that is to begin.
-        observe: Told that the run pauses, and who has left.
 
     Raises:
         RunError: Too few came back in time; the run can be resumed.
     """
+    fleet, state, config = federation.fleet, federation.state, federation.config
+    observe = federation.observe
     announce_departures(grid, fleet, observe=observe)
     needed, wait_seconds = max(1, config.federation.min_nodes), config.federation.wait_seconds
     if (num_free := len(list_free(fleet, state))) >= needed:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import math
 import re
 import threading
@@ -31,6 +32,7 @@ from fedstill.server.run.events import (
     Warned,
 )
 
+LOGGER = logging.getLogger("fedstill")
 LOG_FILE = "log.jsonl"
 # Nodes write part of some texts.
 MAX_TEXT = 500
@@ -109,3 +111,9 @@ def _plain(value: Any) -> Any:
 
 def _snake_case(name: str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
+def log_event(event: Event) -> None:
+    """Hands an event to Python's logging: what is wrong as warnings, the rest for debugging."""
+    level = logging.WARNING if isinstance(event, ReplyDropped | Warned) else logging.DEBUG
+    LOGGER.log(level, "%s", event)

@@ -18,13 +18,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from fedstill.common.compressors import CompressionPlan
 from fedstill.common.devices import DeviceProfile
 from fedstill.common.errors import DataError, UsageError
 from fedstill.common.files import write_text_atomically
+from fedstill.server.run.records import ClosingRecord, ExchangeRecord, NodeRecord, RoundRecord
 
 STATE_FILE = Path("checkpoints") / "state.json"
 ROUNDS_FILE = "rounds.jsonl"
@@ -39,8 +40,7 @@ class NodePlan(BaseModel):
 
     model: str
     width: float
-    compression: dict[str, Any]
-    """A compression plan, as its `to_json` writes it."""
+    compression: CompressionPlan
     name: str
     """All three in words."""
     reason: str
@@ -79,9 +79,9 @@ class NodeState(BaseModel):
     evaluation_bytes: int = 0
     wire_bytes: int = 0
     fedavg_bytes: int = 0
-    report: dict[str, Any] = {}
-    """Figures of the last round: its line in `rounds.jsonl`."""
-    closing: dict[str, Any] = {}
+    report: NodeRecord | None = None
+    """Figures of its last round, as in that round's line of `rounds.jsonl`."""
+    closing: ClosingRecord = ClosingRecord()
     """Control, latency and upload, once the run is over."""
     num_failures: int = 0
     """Rounds in a row that it was asked in and gave nothing that could be used."""
@@ -112,6 +112,11 @@ class NodeState(BaseModel):
     link_bytes_per_second: float | None = None
     """What was seen of its link, where it has one of its own; a moving mean."""
 
+    @field_validator("report", mode="before")
+    @classmethod
+    def _nothing_yet(cls, value: object) -> object:
+        return value or None  # version 0.1 wrote an empty table where there was no report
+
 
 def count_rounds(node: NodeState) -> int:
     """Counts the rounds that a node's last student was trained in: all, unless it was planned anew."""
@@ -120,10 +125,8 @@ def count_rounds(node: NodeState) -> int:
 
 def find_uncompressed(node: NodeState) -> float | None:
     """Finds the accuracy of a student's uncompressed control: itself, where training was left alone."""
-    accuracy: float | None = node.closing.get(
-        "uncompressed_accuracy", node.report.get("uncompressed_accuracy")
-    )
-    return accuracy
+    accuracy = node.closing.uncompressed_accuracy
+    return accuracy if accuracy is not None or node.report is None else node.report.uncompressed_accuracy
 
 
 class FederationState(BaseModel):
@@ -139,10 +142,10 @@ class FederationState(BaseModel):
     stopped_because: str = ""
     is_closed: bool = False
     """Controls, latencies and artefacts are in; what is left is the summary."""
-    exchange: dict[str, Any] = {}
-    """What the next round fetches, in schemes that change it: digests and counts."""
+    exchange: ExchangeRecord = ExchangeRecord()
+    """The teacher, and what the next round fetches in schemes that change it."""
     nodes: dict[str, NodeState] = {}
-    rounds: list[dict[str, Any]] = Field(default=[], exclude=True)
+    rounds: list[RoundRecord] = Field(default=[], exclude=True)
     """The lines of `rounds.jsonl`."""
 
 
@@ -152,7 +155,7 @@ def commit_state(state: FederationState, run_dir: Path) -> None:
     lines = _read_lines(path) if path.exists() else None
     if lines is None or len(lines) != len(state.rounds):
         lines = (lines or [])[: len(state.rounds)]
-        lines += [json.dumps(line, sort_keys=True) + "\n" for line in state.rounds[len(lines) :]]
+        lines += [json.dumps(line.to_line(), sort_keys=True) + "\n" for line in state.rounds[len(lines) :]]
         write_text_atomically(path, "".join(lines))
     write_text_atomically(run_dir / STATE_FILE, state.model_dump_json(indent=1))
 
@@ -239,13 +242,14 @@ def load_state(run_dir: Path) -> FederationState:
     return state.model_copy(update={"rounds": _read_rounds(run_dir / ROUNDS_FILE, num_rounds=state.round)})
 
 
-def _read_rounds(path: Path, *, num_rounds: int) -> list[dict[str, Any]]:
+def _read_rounds(path: Path, *, num_rounds: int) -> list[RoundRecord]:
     if not num_rounds:
         return []
     try:
-        rounds = [json.loads(line) for line in _read_lines(path)[:num_rounds]]
+        rounds = [RoundRecord.model_validate_json(line) for line in _read_lines(path)[:num_rounds]]
     except (OSError, ValueError) as error:
-        raise DataError(f"cannot read {path} ({error}); the run cannot be resumed without it") from None
+        first = str(error).splitlines()[0]
+        raise DataError(f"cannot read {path} ({first}); the run cannot be resumed without it") from None
     if len(rounds) < num_rounds:
         raise DataError(
             f"{path} holds {len(rounds)} of {num_rounds} committed rounds; bring the rest back, or begin anew"

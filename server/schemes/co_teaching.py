@@ -31,6 +31,7 @@ from fedstill.server.exchange.exchange import Exchange
 from fedstill.server.exchange.hints import publish_hints
 from fedstill.server.exchange.teacher import Teacher, find_hits, label_samples, teacher_device
 from fedstill.server.figures.labels import measure_divergence
+from fedstill.server.run.records import ConclusionRecord
 from fedstill.server.schemes.ensemble import aggregate_logits
 from fedstill.server.schemes.records import Contribution
 
@@ -56,12 +57,12 @@ def refine_teacher(exchange: Exchange, contributions: list[Contribution]) -> Non
         hits_S = find_hits(model, exchange.dataset, exchange.splits.server_validation)
     refined = dataclasses.replace(teacher, model=model.eval(), validation_hits_S=hits_S)
     is_kept = refined.validation_accuracy >= teacher.validation_accuracy and math.isfinite(loss)
-    exchange.notes = {
-        "accuracy_before": teacher.validation_accuracy,
-        "refined_accuracy": refined.validation_accuracy,
-        "refined_kept": is_kept,
-        "ensemble_teacher_kl_nats": divergence,
-    }
+    exchange.notes = ConclusionRecord(
+        accuracy_before=teacher.validation_accuracy,
+        refined_accuracy=refined.validation_accuracy,
+        refined_kept=is_kept,
+        ensemble_teacher_kl_nats=divergence,
+    )
     if not is_kept:
         return
     exchange.teacher = refined

@@ -13,9 +13,9 @@ from fedstill.common.models import InputSpec
 from fedstill.common.wire import pack, predictions_to_proto, unpack
 from fedstill.protos.fedstill.v1 import fleet_pb2
 from fedstill.server.exchange.publication import Publication
+from fedstill.server.federation.strategy import FedDistill
 from fedstill.server.figures.scoring import Truth
 from fedstill.server.grids import LocalGrid
-from fedstill.server.rounds.strategy import FedDistill
 from fedstill.server.run.events import Event, ReplyDropped
 from fedstill.server.run.state import FederationState
 from fedstill.server.schemes import Contribution

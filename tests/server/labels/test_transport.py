@@ -151,7 +151,7 @@ _SERVE_WITHOUT_STDERR = """
 import sys
 from pathlib import Path
 from fedstill.common.config import load_config
-from fedstill.server.app import serve_run
+from fedstill.server.federation.serving import serve_run
 folder, certificates = Path(sys.argv[1]), sys.argv[2]
 settings = [f"exchange.certificates_dir={certificates}", "monitoring.enabled=true"]
 with serve_run(load_config(overrides=settings), folder, "run-1", print) as (address, _):

@@ -15,7 +15,9 @@ from fedstill.protos.fedstill.v1 import fleet_pb2
 from fedstill.server.exchange.publication import Encoding, Publication
 from fedstill.server.planner.planner import Planner, observe_link, read_profiles
 from fedstill.server.run.events import Event, NodeBudgeted, NodePlanned, Warned
+from fedstill.server.run.records import NodeRecord, PhaseSeconds
 from fedstill.server.run.state import NodeState
+from tests.server.records import node_record
 
 SPEC = InputSpec("image", (8, 8), "uint8", "HW", 1.0, (0.0,), (1.0,))
 ENCODINGS = (Encoding("lp8", b"\1" * 32, 1_000_000, 1e-5), Encoding("hard", b"\2" * 32, 10_000, 0.4))
@@ -96,8 +98,8 @@ def test_a_named_codec_is_everybodys() -> None:
     assert planner.upload_codec(node, PUBLICATION) == "fp16"
 
 
-def report(num_bytes: int, seconds: float) -> dict[str, Any]:
-    return {"wire_bytes": num_bytes, "phase_seconds": {"fetch": seconds}}
+def report(num_bytes: int, seconds: float) -> NodeRecord:
+    return node_record(wire_bytes=num_bytes, phase_seconds=PhaseSeconds(fetch=seconds))
 
 
 def test_a_link_that_turns_out_slow_moves_the_codec() -> None:

@@ -17,6 +17,7 @@ from fedstill.server.planner.planner import Planner, check_planning
 from fedstill.server.planner.replanning import observe_report, read_candidate, record_plan
 from fedstill.server.run.events import Event, NodePlanned, Warned
 from fedstill.server.run.state import NodePlan, NodeState
+from tests.server.records import node_record
 
 SPEC = InputSpec("image", (8, 8), "uint8", "HW", 1.0, (0.0,), (1.0,))
 PUBLICATION = Publication("127.0.0.1:1", SPEC, ("a", "b"), (), b"", b"")
@@ -49,7 +50,7 @@ def make_node(profile: DeviceProfile, option: Option, **report: Any) -> NodeStat
         num_rounds=1,
         profile=profile,
         plan=record_plan(option, "the best", Conditions(), None),
-        report=figures | report,
+        report=node_record(**(figures | report)),
     )
 
 
@@ -152,8 +153,9 @@ def test_moving_down_and_up_does_not_swing(profile: DeviceProfile, front: Any, l
     review(node, front)
     assert node.plan is not None
     assert node.plan.width == 1.0
-    node.report["latency_seconds_batch1"] = 0.00575  # the smaller student, on the same slow device
-    node.report["fp32_latency_seconds_batch1"] = 0.0115
+    assert node.report is not None
+    node.report.latency_seconds_batch1 = 0.00575  # the smaller student, on the same slow device
+    node.report.fp32_latency_seconds_batch1 = 0.0115
     assert not changes(review(node, front, times=3))
 
 

@@ -9,6 +9,8 @@ import pytest
 from fedstill.common.errors import ExchangeError
 from fedstill.protos.fedstill.v1 import fleet_pb2
 from fedstill.server.rounds.choices import collect_choices, describe_choice
+from fedstill.server.run.records import RoundRecord
+from tests.server.records import node_record
 
 GOOD = {
     "temperature": 4.0,
@@ -50,20 +52,15 @@ def test_impossible_figures_are_refused(changes: dict[str, float]) -> None:
 def test_a_long_explanation_is_cut() -> None:
     described = describe_choice(answer(why="x" * 10_000))
     assert described is not None
-    assert len(described["why"]) == 200
+    assert len(described.why) == 200
 
 
 def test_choices_are_gathered_by_node_in_the_order_of_rounds() -> None:
+    first = node_record(node_id="node-0001", choice=describe_choice(answer()))
+    second = node_record(node_id="node-0001", choice=describe_choice(answer(distill_lambda=0.45)))
     lines = [
-        {"round": 1, "nodes": [{"node_id": "node-0001", "choice": describe_choice(answer())}]},
-        {
-            "round": 2,
-            "nodes": [
-                {"node_id": "node-0000", "choice": None},
-                {"node_id": "node-0001", "choice": describe_choice(answer(distill_lambda=0.45))},
-                {"node_id": "node-0002"},
-            ],
-        },
+        RoundRecord(round=1, nodes=[first]),
+        RoundRecord(round=2, nodes=[node_record(node_id="node-0000"), second]),
     ]
     found = collect_choices(lines)
     assert list(found) == ["node-0001"]

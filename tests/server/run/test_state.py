@@ -8,6 +8,7 @@ import pytest
 from fedstill.common.config import Config
 from fedstill.common.errors import DataError, UsageError
 from fedstill.server.run.folder import load_run_config, open_run
+from fedstill.server.run.records import RoundRecord
 from fedstill.server.run.state import (
     STATE_FILE,
     FederationState,
@@ -23,7 +24,7 @@ def a_state() -> FederationState:
     node = NodeState(
         node_id="node-0000", family="cnn-tiny", num_train_samples=9, num_private_test=2, base_round=1
     )
-    return FederationState(run_id="r", round=1, nodes={"node-0000": node}, rounds=[{"round": 1, "nodes": []}])
+    return FederationState(run_id="r", round=1, nodes={"node-0000": node}, rounds=[RoundRecord(round=1)])
 
 
 def test_state_is_read_back_as_committed(tmp_path: Path) -> None:
@@ -110,7 +111,7 @@ def test_a_state_does_not_grow_with_the_rounds(tmp_path: Path) -> None:
     size = (tmp_path / STATE_FILE).stat().st_size
     for number in range(2, 10):
         state.round = number
-        state.rounds.append({"round": number, "nodes": [{"node_id": "node-0000"}] * 100})
+        state.rounds.append(RoundRecord(round=number, num_sampled=100))
         commit_state(state, tmp_path)
     assert (tmp_path / STATE_FILE).stat().st_size == size
     assert load_state(tmp_path) == state

@@ -18,6 +18,7 @@ from fedstill.server.aggregators import AggregatorOptions, get_aggregator
 from fedstill.server.exchange.exchange import Exchange
 from fedstill.server.exchange.publication import publish_public, publish_samples
 from fedstill.server.labels import LabelStore
+from fedstill.server.run.records import ExchangeRecord
 from fedstill.server.schemes import SCHEMES, Contribution, get_scheme
 from fedstill.server.schemes.admission import receive_contribution
 from fedstill.server.schemes.ensemble import aggregate_logits
@@ -160,7 +161,9 @@ def test_what_is_remembered_is_restored(exchange: Exchange, base: Exchange) -> N
     exchange.publish_labels(np.zeros((40, 10), np.float32), origin="b" * 64)
     exchange.publish_rows(np.ones((2, 3), np.float32), np.array([1, 2]))
     again = dataclasses.replace(base)
-    again.restore(exchange.remember())
+    record = ExchangeRecord()
+    exchange.remember(record)
+    again.restore(record)
     assert again.publication == exchange.publication
 
 

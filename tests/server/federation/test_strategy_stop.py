@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 
 from fedstill.server.exchange.publication import Publication
+from fedstill.server.run.records import ConclusionRecord
 from fedstill.server.schemes import Contribution
 from tests.server.answering import NUM_SAMPLES, answering_app, contribute, federate
 
@@ -44,7 +44,7 @@ def test_it_goes_on_where_students_may_be_near_by_luck_alone() -> None:
     )
     strategy.start(grid)
     assert strategy.state.round == 2
-    assert strategy.state.rounds[-1]["gap"] == pytest.approx(0)
+    assert strategy.state.rounds[-1].gap == pytest.approx(0)
 
 
 def test_it_goes_on_where_the_teacher_has_left_its_students_behind() -> None:
@@ -52,9 +52,13 @@ def test_it_goes_on_where_the_teacher_has_left_its_students_behind() -> None:
         answering_app(num_correct=8), "federation.target_gap=0.05", teacher_hits_S=teacher_right_on(*range(8))
     )
 
-    def conclude(round_number: int, contributions: list[Contribution]) -> tuple[Publication, dict[str, Any]]:
-        strategy.truth = replace(strategy.truth, teacher_hits_S=teacher_right_on(*range(NUM_SAMPLES)))
-        return strategy.publication, {}
+    def conclude(
+        round_number: int, contributions: list[Contribution]
+    ) -> tuple[Publication, ConclusionRecord]:
+        strategy.federation.truth = replace(
+            strategy.federation.truth, teacher_hits_S=teacher_right_on(*range(NUM_SAMPLES))
+        )
+        return strategy.federation.publication, ConclusionRecord()
 
     strategy.close_the_loop(contribute, conclude)
     strategy.start(grid)

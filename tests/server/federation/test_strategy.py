@@ -26,7 +26,7 @@ def test_every_round_reaches_every_node() -> None:
 def test_accuracy_is_counted_from_predictions_by_the_coordinator() -> None:
     strategy, grid, _ = federate(answering_app(num_correct=7))
     strategy.start(grid)
-    assert strategy.state.rounds[-1]["accuracy_mean"] == pytest.approx(0.7)
+    assert strategy.state.rounds[-1].accuracy_mean == pytest.approx(0.7)
 
 
 def test_result_holds_the_figures_of_each_round() -> None:
@@ -81,7 +81,7 @@ def test_sample_fraction_draws_the_same_nodes_for_the_same_seed() -> None:
 def test_arrays_count_once_per_node_over_rounds() -> None:
     strategy, grid, _ = federate(answering_app())
     strategy.start(grid)
-    first, second = (line["nodes"][0]["evaluation_bytes"] for line in strategy.state.rounds)
+    first, second = (line.nodes[0].evaluation_bytes for line in strategy.state.rounds)
     assert first - second == 150
 
 
@@ -122,10 +122,10 @@ def test_a_fleet_below_min_nodes_pauses_the_run_and_says_so() -> None:
     strategy, grid, events = federate(answering_app(), "federation.quorum=0.5", "federation.min_nodes=2")
     strategy.introduce(grid)
     strategy._run_round(grid, 1, timeout=None)
-    strategy.config.federation.__dict__["min_nodes"] = 4
+    strategy.federation.config.federation.__dict__["min_nodes"] = 4
     strategy.configure_train(2, ArrayRecord(), ConfigRecord(), grid)
     assert any("2 nodes are free, 4 are needed" in str(event) for event in events)
-    assert len(list_free(strategy.fleet, strategy.state)) == 4
+    assert len(list_free(strategy.federation.fleet, strategy.state)) == 4
 
 
 def test_over_sampling_asks_more_nodes_and_closes_at_the_wanted_number() -> None:
@@ -145,8 +145,8 @@ def test_a_node_that_keeps_failing_rests_and_is_counted_by_reason() -> None:
     strategy, grid, _ = federate(app, "federation.rest_after=1", "federation.num_rounds=6")
     strategy.start(grid)
     lines = strategy.state.rounds
-    assert [line["num_sampled"] for line in lines] == [4, 3, 4, 3, 3, 4]
-    assert [line["num_rested"] for line in lines] == [{}, {"error": 1}, {}, {"error": 1}, {"error": 1}, {}]
+    assert [line.num_sampled for line in lines] == [4, 3, 4, 3, 3, 4]
+    assert [line.num_rested for line in lines] == [{}, {"error": 1}, {}, {"error": 1}, {"error": 1}, {}]
 
 
 def test_it_runs_in_the_loop_of_flowers_own_strategy(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from fedstill.server.exchange.publication import Publication
 from fedstill.server.grids import LocalGrid
 from fedstill.server.grids.hosting import decode, refuse, stamp
 from fedstill.server.run.events import NodeReported, RoundClosed
+from fedstill.server.run.records import ConclusionRecord
 from fedstill.server.schemes import Contribution
 from tests.server.answering import (
     NUM_SAMPLES,
@@ -86,7 +87,7 @@ def test_bad_answer_is_dropped_with_its_reason_and_the_others_count(change: Chan
     strategy, grid, events = federate(app, "federation.num_rounds=1")
     strategy.start(grid)
     assert [(event.node_id, event.reason) for event in dropped(events)] == [("node-0001", reason)]
-    assert [line["node_id"] for line in strategy.state.rounds[0]["nodes"]] == [
+    assert [line.node_id for line in strategy.state.rounds[0].nodes] == [
         "node-0000",
         "node-0002",
         "node-0003",
@@ -124,7 +125,7 @@ def test_task_that_expired_is_unanswered_and_rests_its_node_as_slow_only_at_the_
     strategy.start(grid)
     assert [(event.node_id, event.reason) for event in dropped(events)] == [("node-0001", "unanswered")]
     assert strategy.state.nodes["node-0001"].rest_reason == reason
-    assert strategy.state.rounds[0]["num_dropped"] == 1
+    assert strategy.state.rounds[0].num_dropped == 1
 
 
 class UnhurriedGrid(LocalGrid):
@@ -171,10 +172,12 @@ def test_late_answers_weigh_less_where_that_is_wanted() -> None:
     )
     concluded: list[list[tuple[str, float]]] = []
 
-    def conclude(round_number: int, contributions: list[Contribution]) -> tuple[Publication, dict[str, Any]]:
+    def conclude(
+        round_number: int, contributions: list[Contribution]
+    ) -> tuple[Publication, ConclusionRecord]:
         strategy.oldest_open_round(round_number)
         concluded.append([(item.node_id, item.weight) for item in contributions])
-        return strategy.publication, {}
+        return strategy.federation.publication, ConclusionRecord()
 
     strategy.close_the_loop(contribute, conclude)
     strategy.start(grid)
@@ -185,8 +188,8 @@ def test_late_answers_weigh_less_where_that_is_wanted() -> None:
     assert not set(late) & {node for node, _ in concluded[0]}
     assert concluded[1] == sorted(concluded[1])
     line = strategy.state.rounds[1]
-    assert line["weighed_rounds"] == dict.fromkeys(late, 1)
-    assert line["num_replied"] + 2 == len(concluded[1])
+    assert line.weighed_rounds == dict.fromkeys(late, 1)
+    assert line.num_replied + 2 == len(concluded[1])
     # Nobody's answer is lost or counted twice: all that was not concluded was dropped as late.
     reported = [(event.round, event.node_id) for event in events if isinstance(event, NodeReported)]
     assert len(reported) == len(set(reported))

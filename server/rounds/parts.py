@@ -1,0 +1,84 @@
+"""What rounds and the end of a run share: a federation's configuration, state, nodes and publication."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fedstill.common.config import Config
+from fedstill.protos.fedstill.v1 import fleet_pb2
+from fedstill.server.exchange.publication import Publication
+from fedstill.server.figures.scoring import Truth
+from fedstill.server.fleet.fleet import Fleet
+from fedstill.server.planner import plan_training
+from fedstill.server.planner.planner import Planner
+from fedstill.server.run.events import Event
+from fedstill.server.run.state import FederationState, NodeState
+from fedstill.server.schemes import Scheme, get_scheme
+
+
+@dataclass
+class Federation:
+    """The parts of a federation; `publication` and `truth` change as a scheme concludes rounds."""
+
+    config: Config
+    state: FederationState
+    fleet: Fleet
+    planner: Planner
+    publication: Publication
+    """What nodes fetch."""
+    truth: Truth
+    """Labels and teacher predictions that nodes' answers are compared with."""
+    num_steps: int
+    """Optimiser steps of a node's round."""
+    last_round: int
+    observe: Callable[[Event], None]
+    """Told of everything that happens."""
+    concludes: bool = False
+    """Nodes send what they learned, and each round publishes something new."""
+
+    @property
+    def scheme(self) -> Scheme:
+        """What is exchanged."""
+        return get_scheme(self.config.federation.scheme)
+
+    def wants_upload(self, round_number: int) -> bool:
+        """Says whether nodes send what they learned in a round; in the last one nobody would use it."""
+        return self.concludes and round_number < self.last_round
+
+    def learns_in(self, round_number: int) -> bool:
+        """Says whether nodes learn in a round, or only take over what the last one made."""
+        return not self.scheme.takes_over or self.wants_upload(round_number)
+
+    def describe_training(self, *, num_rounds: int = 1) -> fleet_pb2.Hyperparameters:
+        """Packs the hyperparameters of as many steps as some rounds have."""
+        return plan_training(self.config, num_steps=self.num_steps * num_rounds)
+
+    def write_task(
+        self, node: NodeState, round_number: int, *, deadline_seconds: float
+    ) -> fleet_pb2.TaskRequest:
+        """Writes a node's task of a round.
+
+        Args:
+            node: The node as of its last committed round.
+            round_number: The round.
+            deadline_seconds: Time that the node has; 0 is unlimited.
+        """
+        return fleet_pb2.TaskRequest(
+            run_id=self.state.run_id,
+            round=round_number,
+            base_round=node.base_round,
+            shared_round=node.shared_round,
+            shared_weight=node.shared_weight,
+            labels=self.planner.publication_of(node, self.publication).source(),
+            plan=self.planner.plan(node),
+            hyperparameters=self.describe_training(),
+            deadline_seconds=deadline_seconds,
+            seed=self.config.seed,
+            input=self.publication.input(),
+            wants_upload=self.wants_upload(round_number),
+            upload_codec=self.planner.upload_codec(node, self.publication),
+            upload_nonce=self.fleet.nonce,
+            starts_anew=self.planner.starts_anew(node),
+            wants_latency=node.plan is not None,
+        )
