@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from fedstill.common.config import Config, load_config, reference
-from fedstill.common.console import exit_with, run_command
+from fedstill.common.console import VersionOption, exit_with, run_command
 from fedstill.common.errors import EXIT_DONE, EXIT_FAILED, UsageError
 from fedstill.server.commands.certs import certs_cli, fleet_cli
 
@@ -19,7 +19,6 @@ cli = typer.Typer(
     name="fedstill",
     help="Federated distillation: one large teacher becomes many small students.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 labels_cli = typer.Typer(help="Soft labels without a coordinator.", no_args_is_help=True)
@@ -32,7 +31,7 @@ SetOption = Annotated[list[str] | None, typer.Option("--set", help="key=value ov
 
 
 @cli.callback()
-def _root() -> None:
+def _root(_version: VersionOption = False) -> None:
     """Federated distillation: one large teacher becomes many small students."""
 
 
@@ -331,7 +330,7 @@ def serve(
 
 def run() -> int:
     """Runs the command line and returns its exit code."""
-    return run_command(cli, name="fedstill")
+    return run_command(cli, name="fedstill", extra="server")
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from fedstill.common.config import Config, flatten
 from fedstill.common.errors import UsageError
 from fedstill.common.files import write_text_atomically
 from fedstill.common.flower import TASK_POLL, TASK_POLL_SECONDS
+from fedstill.common.installation import install_command
 from fedstill.server.pki.authority import FLEET, first_host
 
 CONNECTION = "coordinator"
@@ -125,7 +126,7 @@ def find_program(name: str) -> str:
     """
     path = Path(sys.executable).with_name(name)
     if not path.exists():
-        raise UsageError(f"{name} is not installed beside {sys.executable}; pip install 'fedstill[server]'")
+        raise UsageError(f"{name} is not installed beside {sys.executable}: {install_command('server')}")
     return str(path)
 
 

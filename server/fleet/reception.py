@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from importlib import metadata
 from typing import TYPE_CHECKING
 
 from flwr.app import Message
 from flwr.serverapp import Grid
 
+import fedstill
 from fedstill.common.errors import AccessError, RunError
 from fedstill.common.wire import unpack
 from fedstill.protos.fedstill.v1 import fleet_pb2
@@ -95,7 +95,7 @@ class Reception:
         """
         self._looked_at = time.monotonic()
         self._present = set(grid.get_node_ids())
-        fleet, version = self._fleet, metadata.version("fedstill")
+        fleet, version = self._fleet, fedstill.__version__
         fresh = sorted(self._present - self._nonces.keys())
         if not fresh:
             return {}
