@@ -9,8 +9,8 @@ from pathlib import Path
 
 import tomli_w
 
-from fedstill.common.config import defaults
 from fedstill.common.files import write_text_atomically
+from fedstill.server.deployment.flower_app import run_config
 from fedstill.server.run.summary import SCHEMA_PATH, json_schema
 
 PYPROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
@@ -19,8 +19,7 @@ TABLE = "[tool.flwr.app.config]\n"
 
 def flower_config() -> str:
     """Writes the table of every key that `flwr run --run-config` may override."""
-    launch = {"run.dir": "", "run.id": "", "run.resume": False}
-    return TABLE + tomli_w.dumps(defaults() | launch)
+    return TABLE + tomli_w.dumps(run_config())
 
 
 def pyproject_with_config(text: str) -> str:
