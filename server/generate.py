@@ -1,4 +1,4 @@
-"""Writes what is derived from code: Flower's default run configuration and the summary's schema.
+"""Writes what is derived from code: Flower's run configuration, the schemas of summary and configuration.
 
 Run as `make generate`; tests compare the committed files with what this would write.
 """
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import tomli_w
 
+from fedstill.common.config import CONFIG_SCHEMA_PATH, config_schema
 from fedstill.common.files import write_text_atomically
 from fedstill.server.deployment.flower_app import run_config
 from fedstill.server.run.summary import SCHEMA_PATH, json_schema
@@ -30,3 +31,4 @@ def pyproject_with_config(text: str) -> str:
 if __name__ == "__main__":
     write_text_atomically(PYPROJECT, pyproject_with_config(PYPROJECT.read_text(encoding="utf-8")))
     write_text_atomically(SCHEMA_PATH, json_schema())
+    write_text_atomically(CONFIG_SCHEMA_PATH, config_schema())
