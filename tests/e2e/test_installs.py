@@ -80,7 +80,7 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     source.mkdir()
     for name in ("fedstill", "common", "clients", "server", "protos"):
         copytree(ROOT / name, source / name, symlinks=True, ignore=ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
         copy(ROOT / name, source)
 
     def build(*command: object, cwd: Path = source) -> None:
@@ -242,7 +242,7 @@ def test_with_the_servers_extra_a_whole_federation_runs(run_dir: Path) -> None:
 
 
 def test_built_in_data_names_the_extra_that_brings_it(server: Place) -> None:
-    done = server.run("fedstill", "simulate", "--set", "data.source=digits")
+    done = server.run("fedstill", "simulate", "--grid", "local", "--set", "data.source=digits")
     assert done.returncode == 2
     assert "pip install 'fedstill[datasets]'" in done.stderr.splitlines()[-1]
 
