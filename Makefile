@@ -30,7 +30,7 @@ check: setup  ## format, lint, types, import contracts, protos, documents
 bench: setup  ## every benchmark, one after the other
 	for name in wire grid; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
-generate: setup  ## write generated code, Flower's run configuration and the summary's schema
+generate: setup  ## write generated code, Flower's run configuration and the schemas
 	$(BIN)/python protos/generate.py
 	$(BIN)/python -m fedstill.server.generate
 	$(BIN)/python -m fedstill.server.metrics

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+import fedstill
 from fedstill.clients.closing import close_run
 from fedstill.clients.controls import train_control
 from fedstill.clients.fetching import NodeContext
@@ -66,7 +66,7 @@ def _open_node(context: Context, run_id: str, expected: fleet_pb2.InputSpec | No
 def hello(message: Message, context: Context) -> Message:
     """Introduces the node; one without a partition answers with an empty name."""
     request = unpack(message.content, fleet_pb2.HelloRequest)
-    version = metadata.version("fedstill")
+    version = fedstill.__version__
     if request.version != version:
         raise RunError(
             f"the coordinator runs fedstill {request.version}, this node {version}: install the same"

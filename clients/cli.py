@@ -7,20 +7,19 @@ from typing import Annotated
 
 import typer
 
-from fedstill.common.console import exit_with, run_command
+from fedstill.common.console import VersionOption, exit_with, run_command
 from fedstill.common.errors import EXIT_DONE, EXIT_FAILED, UsageError
 
 cli = typer.Typer(
     name="fedstill-node",
     help="Run a compressed student on this device.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
 
 @cli.callback()
-def _root() -> None:
+def _root(_version: VersionOption = False) -> None:
     """Run a compressed student on this device."""
 
 
@@ -185,7 +184,7 @@ def doctor(
 
 def run() -> int:
     """Runs the command line and returns its exit code."""
-    return run_command(cli, name="fedstill-node")
+    return run_command(cli, name="fedstill-node", extra="node")
 
 
 def main() -> None:

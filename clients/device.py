@@ -31,6 +31,7 @@ from fedstill.common.devices import load_profile
 from fedstill.common.errors import UsageError
 from fedstill.common.files import default_home
 from fedstill.common.flower import TASK_POLL, TASK_POLL_SECONDS
+from fedstill.common.installation import install_command
 
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
@@ -106,7 +107,7 @@ def build_command(device: Device) -> list[str]:
     program = Path(sys.executable).with_name("flower-supernode")
     found = str(program) if program.exists() else shutil.which("flower-supernode")
     if not found:
-        raise UsageError("flower-supernode is not installed; pip install 'fedstill[node]'")
+        raise UsageError(f"flower-supernode is not installed: {install_command('node')}")
     # Flower reads these as TOML values; JSON's quoting of a string is TOML's too.
     settings = {NODE_ID: device.node_id, DATA_SOURCE: str(device.data.resolve())}
     if device.profile is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from fedstill.common.compressors.quantisers import quantised_weights
 from fedstill.common.compressors.static_int8 import fold_constants
 from fedstill.common.compressors.structure import reshape_model, shapes_of
 from fedstill.common.inference import describe_host
+from fedstill.common.installation import describe_versions
 from fedstill.common.models import InputSpec, build_model
 from fedstill.common.onnx_export import recall_trace, swap_weights, trace_model
 from fedstill.common.training import count_bytes, count_parameters, deterministic
@@ -96,11 +96,6 @@ def export_student(
     return ExportedStudent(fp32_model, export_model(job))
 
 
-@functools.cache
-def _version(name: str) -> str:
-    return metadata.version(name)
-
-
 def describe_student(
     student: nn.Module,
     design: StudentDesign,
@@ -147,7 +142,7 @@ def describe_student(
             "steps": costs,
             "plan": design.compression.to_json(),
         },
-        "versions": {name: _version(name) for name in ("fedstill", "onnxruntime", "torch")},
+        "versions": describe_versions("onnxruntime", "torch"),
         "origin": origin,
         "host": describe_host(),
     }

@@ -6,5 +6,8 @@ app bundles take no links, so there the folders beside this one are made part of
 
 from pathlib import Path
 
+__version__ = "0.1.0"
+"""The only one in code; pyproject.toml, which Flower reads, says the same."""
+
 if not Path(__path__[0], "common").is_dir():
     __path__.append(str(Path(__path__[0]).parent))

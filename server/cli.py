@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from fedstill.common.config import Config, load_config, reference
-from fedstill.common.console import exit_with, run_command
+from fedstill.common.config import Config, config_schema, load_config, reference
+from fedstill.common.console import VersionOption, exit_with, run_command
 from fedstill.common.errors import EXIT_DONE, EXIT_FAILED, UsageError
 from fedstill.server.commands.certs import certs_cli, fleet_cli
 
@@ -19,7 +19,6 @@ cli = typer.Typer(
     name="fedstill",
     help="Federated distillation: one large teacher becomes many small students.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 labels_cli = typer.Typer(help="Soft labels without a coordinator.", no_args_is_help=True)
@@ -32,7 +31,7 @@ SetOption = Annotated[list[str] | None, typer.Option("--set", help="key=value ov
 
 
 @cli.callback()
-def _root() -> None:
+def _root(_version: VersionOption = False) -> None:
     """Federated distillation: one large teacher becomes many small students."""
 
 
@@ -250,9 +249,23 @@ def plan(
 
 
 @cli.command(name="config")
-def show_config() -> None:
+def show_config(
+    schema: Annotated[
+        bool, typer.Option("--schema", help="print the JSON Schema by which editors check a configuration")
+    ] = False,
+) -> None:
     """Print the annotated reference: every key with its default."""
-    sys.stdout.write(reference())
+    sys.stdout.write(config_schema() if schema else reference())
+
+
+@cli.command()
+def init(folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="folder to fill")] = Path()) -> None:
+    """Write a configuration to start from, and a module with models and a loss of one's own."""
+    from fedstill.server.commands.init import write_starter
+
+    written = write_starter(folder)
+    typer.echo(f"written  {', '.join(str(path) for path in written)}")
+    typer.echo(f"next     fedstill simulate {written[0]}")
 
 
 @cli.command()
@@ -331,7 +344,7 @@ def serve(
 
 def run() -> int:
     """Runs the command line and returns its exit code."""
-    return run_command(cli, name="fedstill")
+    return run_command(cli, name="fedstill", extra="server")
 
 
 def main() -> None:

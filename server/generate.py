@@ -1,4 +1,4 @@
-"""Writes what is derived from code: Flower's default run configuration and the summary's schema.
+"""Writes what is derived from code: Flower's run configuration, the schemas of summary and configuration.
 
 Run as `make generate`; tests compare the committed files with what this would write.
 """
@@ -9,8 +9,9 @@ from pathlib import Path
 
 import tomli_w
 
-from fedstill.common.config import defaults
+from fedstill.common.config import CONFIG_SCHEMA_PATH, config_schema
 from fedstill.common.files import write_text_atomically
+from fedstill.server.deployment.flower_app import run_config
 from fedstill.server.run.summary import SCHEMA_PATH, json_schema
 
 PYPROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
@@ -19,8 +20,7 @@ TABLE = "[tool.flwr.app.config]\n"
 
 def flower_config() -> str:
     """Writes the table of every key that `flwr run --run-config` may override."""
-    launch = {"run.dir": "", "run.id": "", "run.resume": False}
-    return TABLE + tomli_w.dumps(defaults() | launch)
+    return TABLE + tomli_w.dumps(run_config())
 
 
 def pyproject_with_config(text: str) -> str:
@@ -31,3 +31,4 @@ def pyproject_with_config(text: str) -> str:
 if __name__ == "__main__":
     write_text_atomically(PYPROJECT, pyproject_with_config(PYPROJECT.read_text(encoding="utf-8")))
     write_text_atomically(SCHEMA_PATH, json_schema())
+    write_text_atomically(CONFIG_SCHEMA_PATH, config_schema())

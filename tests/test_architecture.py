@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from fedstill.common.installation import read_requirements
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ["clients", "common", "protos", "server"]
@@ -34,10 +40,18 @@ def test_nodes_run_without_the_servers_extra(module: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["fedstill.clients.predict", "fedstill.clients.cli", "fedstill.clients.bench"]
+    "module",
+    [
+        "fedstill.clients.predict",
+        "fedstill.clients.cli",
+        "fedstill.clients.bench",
+        "fedstill.server.cli",
+        "fedstill.server.commands.doctor",
+    ],
 )
 def test_predict_runs_on_the_base_install(module: str) -> None:
     heavy = ["torch", "flwr", "grpc", "google.protobuf", "onnx", "ray", "sklearn", "mlxtend", "safetensors"]
+    heavy += ["cryptography", "psutil"]
     done = run_blocked(f"import {module}", heavy)
     assert done.returncode == 0, done.stderr
 
@@ -62,6 +76,34 @@ print(sorted({{name.partition(".")[0] for name in sys.modules}} & set({FOLDERS!r
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
+
+
+def test_everything_that_is_imported_is_asked_for() -> None:
+    # Also what another distribution happens to bring today: it may bring something else tomorrow.
+    homes = metadata.packages_distributions()
+    asked = {
+        canonicalize_name(Requirement(line).name)
+        for extra, lines in read_requirements().by_extra.items()
+        if extra != "dev"
+        for line in lines
+    }
+    imported = {
+        name.partition(".")[0]
+        for folder in ("common", "clients", "server", "protos/fedstill")
+        for path in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    foreign = imported - set(sys.stdlib_module_names) - {"fedstill"}
+    assert "numpy" in foreign
+    unasked = {name for name in foreign if asked.isdisjoint(map(canonicalize_name, homes.get(name, [name])))}
+    assert not unasked
 
 
 @pytest.mark.skipif("PYTEST_XDIST_WORKER" not in os.environ, reason="groups are for tests side by side")

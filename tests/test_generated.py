@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from fedstill.common.config import CONFIG_SCHEMA_PATH, config_schema
 from fedstill.protos.generate import ROOT, generate
 from fedstill.server.generate import PYPROJECT, pyproject_with_config
 from fedstill.server.run.summary import SCHEMA_PATH, json_schema
@@ -25,6 +26,10 @@ def test_flower_config_holds_scalars_only() -> None:
 
 def test_summary_schema_is_the_models() -> None:
     assert SCHEMA_PATH.read_text(encoding="utf-8") == json_schema(), "run `make generate`"
+
+
+def test_configuration_schema_is_the_models() -> None:
+    assert CONFIG_SCHEMA_PATH.read_text(encoding="utf-8") == config_schema(), "run `make generate`"
 
 
 def test_protobuf_code_is_the_protos(tmp_path: Path) -> None:

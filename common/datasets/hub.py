@@ -18,6 +18,7 @@ import numpy as np
 from fedstill.common.datasets.records import RAW_TASKS, Array, Content, Part, ReadOptions
 from fedstill.common.datasets.values import as_labels, as_texts
 from fedstill.common.errors import DataError
+from fedstill.common.installation import install_command
 
 PREFIX = "hf:"
 _FORMATS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}
@@ -93,7 +94,7 @@ def _load_splits(source: str) -> dict[str, Any]:
         from flwr_datasets import FederatedDataset
     except ImportError:
         raise DataError(
-            f"{source} needs flwr-datasets, which is not installed: pip install 'fedstill[datasets]'"
+            f"{source} needs flwr-datasets, which is not installed: {install_command('datasets')}"
         ) from None
     datasets.disable_progress_bars()
     path, subset = Path(name).expanduser(), None

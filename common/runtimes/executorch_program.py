@@ -17,6 +17,7 @@ import numpy as np
 
 from fedstill.common.errors import ArtefactError
 from fedstill.common.inference import Predictor
+from fedstill.common.installation import install_command
 from fedstill.common.runtimes.records import Runtime
 
 MODEL_FILE = "model.pte"
@@ -56,7 +57,7 @@ def load_library() -> tuple[Any, Any]:
             return torch, importlib.import_module("executorch.extension.pybindings._C")
     except ImportError as error:
         raise ArtefactError(
-            f"the artefact runs in ExecuTorch, which is not installed ({error}): pip install 'fedstill[edge]'"
+            f"the artefact runs in ExecuTorch, which is not installed ({error}): {install_command('edge')}"
         ) from None
 
 

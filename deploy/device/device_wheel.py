@@ -1,18 +1,22 @@
-"""Builds the wheel that devices install: the same package without the coordinator's code.
+"""Builds the wheel that devices install, `fedstill-device`: the same package without the coordinator's code.
 
 python deploy/device/device_wheel.py dist/device
-pip install --constraint constraints.txt 'dist/device/fedstill-….whl[node]'
+pip install 'dist/device/fedstill_device-….whl[node]'
 """
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 from pathlib import Path
 
+import tomli_w
+
+NAME = "fedstill-device"
+EXTRAS = ("node", "edge", "datasets")
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ("README.md", "LICENSE")
 
@@ -33,12 +37,7 @@ def build_wheel(output: Path, *, isolated: bool = True) -> Path:
         shutil.copytree(ROOT / "fedstill", folder / "fedstill", ignore=ignored)
         for file in FILES:
             shutil.copy(ROOT / file, folder)
-        text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-        # What is not there has no command either.
-        text = re.sub(
-            r'^(fedstill = "fedstill\.server\..*|"fedstill\.server" = .*)\n', "", text, flags=re.MULTILINE
-        )
-        (folder / "pyproject.toml").write_text(text, encoding="utf-8")
+        (folder / "pyproject.toml").write_text(device_pyproject(), encoding="utf-8")
         (folder / "dist").mkdir()
         command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check"]
         command += [] if isolated else ["--no-build-isolation"]
@@ -47,6 +46,21 @@ def build_wheel(output: Path, *, isolated: bool = True) -> Path:
         (built,) = (folder / "dist").glob("*.whl")
         output.mkdir(parents=True, exist_ok=True)
         return Path(shutil.move(built, output / built.name))
+
+
+def device_pyproject() -> str:
+    """Writes the devices' pyproject.toml: another name, and no command or extra of what is not there."""
+    whole = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    project, tools = whole["project"], whole["tool"]["setuptools"]
+    extras = project["optional-dependencies"]
+    own = {
+        extra: [line.replace(f"{project['name']}[", f"{NAME}[") for line in extras[extra]] for extra in EXTRAS
+    }
+    del project["scripts"]["fedstill"], tools["package-data"]["fedstill.server"]
+    project |= {"name": NAME, "optional-dependencies": own}
+    return tomli_w.dumps(
+        {"build-system": whole["build-system"], "project": project, "tool": {"setuptools": tools}}
+    )
 
 
 if __name__ == "__main__":

@@ -7,9 +7,11 @@ COPY fedstill fedstill
 COPY common common
 COPY clients clients
 COPY protos protos
+COPY deploy/device deploy/device
 RUN python -m venv /opt/venv \
- && /opt/venv/bin/pip install --no-cache-dir --constraint constraints.txt ".[node]" \
- && rm /opt/venv/bin/fedstill
+ && /opt/venv/bin/pip install --no-cache-dir --constraint constraints.txt tomli-w \
+ && /opt/venv/bin/python deploy/device/device_wheel.py dist \
+ && /opt/venv/bin/pip install --no-cache-dir --constraint constraints.txt "$(ls dist/*.whl)[node]"
 
 FROM python:3.11.11-slim-bookworm
 RUN useradd --uid 10001 --create-home --home-dir /var/lib/fedstill fedstill

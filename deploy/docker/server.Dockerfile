@@ -8,14 +8,12 @@ COPY common common
 COPY clients clients
 COPY server server
 COPY protos protos
-# Editable: the source tree is also the Flower app that the coordinator hands to its SuperLink.
 RUN python -m venv /opt/venv \
- && /opt/venv/bin/pip install --no-cache-dir --constraint constraints.txt --editable ".[server,datasets]"
+ && /opt/venv/bin/pip install --no-cache-dir --constraint constraints.txt ".[server,datasets]"
 
 FROM python:3.11.11-slim-bookworm
 RUN useradd --uid 10001 --create-home --home-dir /var/lib/fedstill fedstill
 COPY --from=build /opt/venv /opt/venv
-COPY --from=build /opt/fedstill /opt/fedstill
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     FEDSTILL_HOME=/var/lib/fedstill/home \

@@ -11,7 +11,6 @@ import re
 import shutil
 import socket
 import sys
-import tomllib
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,15 +24,13 @@ from packaging.version import Version
 from rich.console import Console
 from rich.text import Text
 
-from fedstill.common.certificates import is_loopback
 from fedstill.common.config import Config
 from fedstill.common.datasets import load_dataset
 from fedstill.common.errors import DataError, UsageError
 from fedstill.common.files import default_home
+from fedstill.common.installation import DISTRIBUTIONS, Requirements, install_command, read_requirements
 from fedstill.server.display.units import format_bytes
-from fedstill.server.labels.transport import ServerCertificates
 
-DISTRIBUTION = "fedstill"
 REQUIRED_EXTRAS = ("", "node", "server")
 OPTIONAL_EXTRAS = ("datasets",)
 # A process with torch, ONNX export and a small student warm holds 430 MB of its own; the coordinator
@@ -103,45 +100,36 @@ def print_findings(findings: list[Finding], console: Console | None = None) -> N
 
 
 def _check_libraries(_: Config) -> Iterator[Finding]:
-    python, requirements = _read_requirements()
+    found = read_requirements()
+    python, requirements = found.python, _list_requirements(found)
     fits = SpecifierSet(python).contains(platform.python_version())
     yield Finding("python", fits, f"{platform.python_version()}, {python} is needed", f"use Python {python}")
     num_good = 0
     versions = {}
     for requirement, extra in requirements:
         try:
-            found = metadata.version(requirement.name)
+            version = metadata.version(requirement.name)
         except metadata.PackageNotFoundError:
-            found = ""
-        if found and requirement.specifier.contains(found, prereleases=True):
+            version = ""
+        if version and requirement.specifier.contains(version, prereleases=True):
             num_good += 1
-            versions[requirement.name] = found
+            versions[requirement.name] = version
             continue
         wanted = f"{requirement.name}{requirement.specifier}"
-        detail = f"{requirement.name} {found or 'is missing'}, {wanted} is needed"
+        detail = f"{requirement.name} {version or 'is missing'}, {wanted} is needed"
         severity = None if extra in OPTIONAL_EXTRAS else False
         yield Finding("library", severity, detail, f"pip install '{wanted}'")
     shown = ", ".join(f"{name} {versions[name]}" for name in ("flwr", "ray", "torch") if name in versions)
     yield Finding("libraries", True, f"{num_good} of {len(requirements)} as pinned ({shown})")
 
 
-def _read_requirements() -> tuple[str, list[tuple[Requirement, str]]]:
-    project = Path(__file__).resolve().parents[2] / "pyproject.toml"
-    if project.is_file():
-        table = tomllib.loads(project.read_text(encoding="utf-8"))["project"]
-        python = table["requires-python"]
-        lines = {"": table["dependencies"], **table["optional-dependencies"]}
-    else:
-        about = metadata.metadata(DISTRIBUTION)
-        python = about["Requires-Python"]
-        lines = {extra: [] for extra in (*REQUIRED_EXTRAS, *OPTIONAL_EXTRAS)}
-        for line in metadata.requires(DISTRIBUTION) or []:
-            marked = re.search(r"extra == ['\"](\w+)['\"]", line)
-            lines.setdefault(marked[1] if marked else "", []).append(line.split(";")[0])
+def _list_requirements(found: Requirements) -> list[tuple[Requirement, str]]:
     wanted = [
-        (Requirement(line), extra) for extra in (*REQUIRED_EXTRAS, *OPTIONAL_EXTRAS) for line in lines[extra]
+        (Requirement(line), extra)
+        for extra in (*REQUIRED_EXTRAS, *OPTIONAL_EXTRAS)
+        for line in found.by_extra.get(extra, [])
     ]
-    return python, [(requirement, extra) for requirement, extra in wanted if requirement.name != DISTRIBUTION]
+    return [(requirement, extra) for requirement, extra in wanted if requirement.name not in DISTRIBUTIONS]
 
 
 def _check_generated_code(_: Config) -> Iterator[Finding]:
@@ -156,7 +144,7 @@ def _check_generated_code(_: Config) -> Iterator[Finding]:
             if (match := re.search(pattern, path.read_text(encoding="utf-8")))
         ]
         if not generated:
-            yield Finding(name, False, f"{folder} lacks {files}", f"install {DISTRIBUTION} again")
+            yield Finding(name, False, f"{folder} lacks {files}", f"{install_command()} again")
             continue
         try:
             runtime = Version(metadata.version(package))
@@ -173,7 +161,7 @@ def _check_ray(_: Config) -> Iterator[Finding]:
             warnings.simplefilter("ignore")
             ray = importlib.import_module("ray")
     except Exception as error:  # noqa: BLE001 (whatever a broken install raises is the finding)
-        yield Finding("ray", False, f"does not import: {error}", "pip install 'fedstill[server]'")
+        yield Finding("ray", False, f"does not import: {error}", install_command("server"))
         return
     yield Finding("ray", True, f"{ray.__version__} imports")
     shm = Path("/dev/shm")  # noqa: S108 (Ray's own choice)
@@ -299,6 +287,11 @@ def _try_port(host: str, port: int) -> tuple[str, str] | None:
 
 
 def _check_transport(config: Config) -> Iterator[Finding]:
+    try:
+        from fedstill.common.certificates import is_loopback
+        from fedstill.server.labels.transport import ServerCertificates
+    except ModuleNotFoundError:  # which library lacks is said already
+        return
     exchange = config.exchange
     if exchange.certificates_dir:
         folder = Path(exchange.certificates_dir)

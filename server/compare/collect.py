@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from importlib import metadata
 from pathlib import Path
 from statistics import fmean
 
+import fedstill
 from fedstill.common.config import Scalar
 from fedstill.server.compare.columns import COLUMNS, read_figures
 from fedstill.server.compare.folder import read_finished, run_folder
@@ -46,7 +46,7 @@ def collect(
     notes = list(_notes(plan, rows, summaries)) + [text for _, text in mismatches]
     verdicts = list(_verdicts(rows, groups, unsound={number for number, _ in mismatches}))
     return Comparison(
-        version=metadata.version("fedstill"),
+        version=fedstill.__version__,
         dataset=next(iter(summaries.values())).dataset if summaries else plan.base.data.source,
         command=plan.command,
         schemes=list(plan.schemes),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from fedstill.common.compressors import CompressionPlan
 from fedstill.common.compressors.exporting import ExportedModel, ExportJob, export_model
 from fedstill.common.costs import count_macs, measure_peak_memory
 from fedstill.common.inference import Predictor, describe_host, measure_latency
+from fedstill.common.installation import describe_versions
 from fedstill.server.compress.given import Given, predict_all
 from fedstill.server.compress.records import Material, Row
 
@@ -124,7 +124,7 @@ def _describe(
             "num_calibration": len(material.calibration_S),
             "plan": plan.to_json(),
         },
-        "versions": {name: metadata.version(name) for name in ("fedstill", "onnxruntime", "torch")},
+        "versions": describe_versions("onnxruntime", "torch"),
         "origin": {"model_digest": given.digest, "data_digest": material.digest},
         "host": describe_host(),
     }

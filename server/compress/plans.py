@@ -8,6 +8,7 @@ from typing import Any
 
 from fedstill.common.compressors import CompressionPlan, make_plan
 from fedstill.common.errors import UsageError, unknown_name
+from fedstill.common.installation import install_command
 
 DEFAULT_GRID = (
     "bits=8",
@@ -120,9 +121,9 @@ def make_grid(texts: Iterable[str], *, num_calibration: int) -> tuple[list[Compr
     plans = [parse_plan(text, num_calibration=num_calibration) for text in asked or DEFAULT_GRID]
     if not _has_executorch():
         if any(plan.runtime == "executorch" for plan in plans) and asked:
-            raise UsageError("--plan …runtime=executorch: not installed; pip install 'fedstill[edge]'")
+            raise UsageError(f"--plan …runtime=executorch: not installed: {install_command('edge')}")
         kept = [plan for plan in plans if plan.runtime != "executorch"]
-        return list(dict.fromkeys(kept)), ["plans for ExecuTorch, which pip install 'fedstill[edge]' brings"]
+        return list(dict.fromkeys(kept)), [f"plans for ExecuTorch, which {install_command('edge')} brings"]
     return list(dict.fromkeys(plans)), []
 
 

@@ -18,11 +18,12 @@ from fedstill.common.config import Config, flatten
 from fedstill.common.errors import UsageError
 from fedstill.common.files import write_text_atomically
 from fedstill.common.flower import TASK_POLL, TASK_POLL_SECONDS
+from fedstill.common.installation import install_command
+from fedstill.server.deployment.flower_app import app_folder, write_app
 from fedstill.server.pki.authority import FLEET, first_host
 
 CONNECTION = "coordinator"
 SECRET_FILE = "superexec.secret"  # noqa: S105 its name
-APP_DIR = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -125,19 +126,19 @@ def find_program(name: str) -> str:
     """
     path = Path(sys.executable).with_name(name)
     if not path.exists():
-        raise UsageError(f"{name} is not installed beside {sys.executable}; pip install 'fedstill[server]'")
+        raise UsageError(f"{name} is not installed beside {sys.executable}: {install_command('server')}")
     return str(path)
 
 
-def submit_command(config: Config, run_dir: Path, *, resume: bool) -> list[str]:
-    """Builds the command line that hands a run to the SuperLink."""
+def submit_command(site: Site, config: Config, run_dir: Path, *, resume: bool) -> list[str]:
+    """Builds the command line that hands the app in the site's home and a run to the SuperLink."""
     settings: dict[str, Any] = flatten(config) | {
         "run.dir": str(run_dir.resolve()),
         "run.id": run_dir.name,
         "run.resume": resume,
     }
     values = " ".join(f"{key}={json.dumps(value)}" for key, value in settings.items())
-    command = [find_program("flwr"), "run", str(APP_DIR), CONNECTION]
+    command = [find_program("flwr"), "run", str(app_folder(site.home)), CONNECTION]
     return [*command, "--run-config", values, "--format", "json"]
 
 
@@ -154,6 +155,12 @@ def flower_environment(site: Site, environment: Mapping[str, str]) -> dict[str, 
         **({"GRPC_VERBOSITY": "INFO"} if site.certificates is not None else {}),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}",
     }
+
+
+def furnish_home(site: Site) -> None:
+    """Writes what `flwr run` needs: the app, and a configuration that finds the SuperLink."""
+    write_app(site.home)
+    write_connection(site)
 
 
 def write_connection(site: Site) -> Path:

@@ -2,6 +2,7 @@
 
     <home>/superlink.db      Flower's own record of nodes and runs
     <home>/flower/           Flower's configuration, with the connection "coordinator"
+    <home>/app/              what runs there and on the nodes: this installation's own code
     <home>/superexec.secret  what SuperLink and SuperExec share
     <home>/logs/*.log        what each process said
     <home>/runs/<run_id>/    the run folder
@@ -36,14 +37,13 @@ from fedstill.common.config import Config
 from fedstill.common.errors import RunError, UsageError
 from fedstill.server.deployment.flower_control import Control
 from fedstill.server.deployment.flower_programs import (
-    APP_DIR,
     Site,
     find_program,
     flower_environment,
+    furnish_home,
     submit_command,
     superexec_command,
     superlink_command,
-    write_connection,
 )
 from fedstill.server.deployment.registration import Registry
 from fedstill.server.labels.transport import ServerCertificates
@@ -84,7 +84,7 @@ def register_fleet(site: Site, *, say: Callable[[str], None]) -> None:
         UsageError: No authority.
         RunError: The SuperLink refused a node or was not reached.
     """
-    write_connection(site)
+    furnish_home(site)
     registry = _open_registry(site, Control(site), say)
     if registry is None:
         raise UsageError(f"{site.certificates} holds no authority; make one: fedstill certs init")
@@ -94,7 +94,7 @@ def register_fleet(site: Site, *, say: Callable[[str], None]) -> None:
 
 def print_commands(site: Site, config: Config, run_dir: Path) -> str:
     """Lists the commands for running the parts apart, one per line, and what they do not do by themselves."""
-    write_connection(site)
+    furnish_home(site)
     environment = flower_environment(site, {})
     prefix = " ".join(f"{key}={shlex.quote(environment[key])}" for key in environment if key != "PATH")
     commands = [superlink_command(site), superexec_command(site)]
@@ -102,7 +102,7 @@ def print_commands(site: Site, config: Config, run_dir: Path) -> str:
         register = [find_program("fedstill"), "fleet", "register", "--superlink", site.address]
         folders = ["--home", str(site.home), "--certificates", str(site.certificates)]
         commands.append([*register, *folders])
-    commands.append(submit_command(config, run_dir, resume=False))
+    commands.append(submit_command(site, config, run_dir, resume=False))
     lines = [f"{prefix} {shlex.join(command)}" for command in commands]
     if site.certificates is not None:
         check = ["fedstill", "certs", "served", site.address, "--certificates", str(site.certificates)]
@@ -144,7 +144,7 @@ def coordinate(
         stack.enter_context(hold_folder(site.home, option="--home"))
         _end_leftovers(site, say)
         _check_port(site)
-        write_connection(site)
+        furnish_home(site)
         for part in parts:
             stack.callback(_end, part)
             _start(part, site, environment)
@@ -162,7 +162,7 @@ def coordinate(
             return "superexec" in _keep_alive(parts, site, environment, say)
 
         for _ in range(MAX_SUBMISSIONS):
-            flower_id = _submit(config, run_dir, environment, resume=resume)
+            flower_id = _submit(site, config, run_dir, environment, resume=resume)
             say(f"run {run_dir.name} was submitted as {flower_id}{' to go on' if resume else ''}")
             status = _watch(flower_id, run_dir, control, keep_up)
             if status == COMPLETED:
@@ -175,11 +175,6 @@ def coordinate(
 
 
 def _check_site(site: Site) -> None:
-    if not (APP_DIR / "pyproject.toml").is_file():
-        raise UsageError(
-            f"{APP_DIR} is no Flower app (no pyproject.toml): install fedstill from a checkout, with"
-            " pip install -e"
-        )
     for name in ("ca.crt", "server.crt", "server.key"):
         if site.certificates is not None and not (site.certificates / name).is_file():
             raise UsageError(
@@ -278,8 +273,8 @@ def _keep_alive(
     return restarted
 
 
-def _submit(config: Config, run_dir: Path, environment: dict[str, str], *, resume: bool) -> str:
-    answer = _ask(submit_command(config, run_dir, resume=resume), environment)
+def _submit(site: Site, config: Config, run_dir: Path, environment: dict[str, str], *, resume: bool) -> str:
+    answer = _ask(submit_command(site, config, run_dir, resume=resume), environment)
     if not answer.get("success"):
         raise RunError(f"the SuperLink refused the run: {answer.get('error-message', answer)}")
     return str(answer["run-id"])

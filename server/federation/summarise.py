@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+import fedstill
 from fedstill.common.config import Config
 from fedstill.common.files import write_text_atomically
 from fedstill.server.figures.scoring import TeacherFacts
@@ -76,7 +77,7 @@ def write_summary(
         scheme=config.federation.scheme,
         dataset=dataset,
         seed=config.seed,
-        version=metadata.version("fedstill"),
+        version=fedstill.__version__,
         versions=read_versions(),
         wall_seconds=state.wall_seconds,
         num_resumes=state.num_resumes,

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from importlib import metadata
 
 from flwr.app import Message
 from flwr.serverapp import Grid
 
+import fedstill
 from fedstill.common.errors import AccessError, RunError
 from fedstill.common.wire import unpack
 from fedstill.protos.fedstill.v1 import fleet_pb2
@@ -95,7 +95,7 @@ class Reception:
         """
         self._looked_at = time.monotonic()
         self._present = set(grid.get_node_ids())
-        roster, version = self._roster, metadata.version("fedstill")
+        roster, version = self._roster, fedstill.__version__
         fresh = sorted(self._present - self._nonces.keys())
         if not fresh:
             return {}

@@ -11,7 +11,6 @@ import json
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from fedstill.common.encoders import Encoder
 from fedstill.common.errors import FedStillError
 from fedstill.common.files import write_text_atomically
 from fedstill.common.inference import describe_host
+from fedstill.common.installation import describe_versions
 from fedstill.common.models import InputSpec
 from fedstill.common.runtimes import get_runtime
 from fedstill.common.students import StudentDesign, build_student, describe_student, export_student
@@ -110,7 +110,7 @@ def measure_costs(
 
 
 def _identify(candidate: Candidate, subject: Subject) -> str:
-    versions = {name: metadata.version(name) for name in ("fedstill", "torch", "onnxruntime")}
+    versions = describe_versions("torch", "onnxruntime")
     encoder = subject.encoder.to_json() if subject.encoder else b""
     identity: dict[str, Any] = {
         "candidate": [candidate.model, candidate.width, candidate.compression.to_json()],

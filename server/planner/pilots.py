@@ -13,7 +13,6 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +23,7 @@ from torch.nn import functional
 from fedstill.common.compressors.recovery import make_recovery
 from fedstill.common.files import write_text_atomically
 from fedstill.common.inference import predict_probabilities
+from fedstill.common.installation import describe_versions
 from fedstill.common.losses import get_loss
 from fedstill.common.runtimes import get_runtime
 from fedstill.common.seeding import stream, stream_seed
@@ -112,7 +112,7 @@ def _identify(candidate: Candidate, subject: Subject, exchange: Exchange, origin
         "distill": [distill.loss, distill.temperature, distill.batch_size, distill.learning_rate],
         "decay": distill.weight_decay,
         "steps": [NUM_STEPS, MAX_SAMPLES, exchange.config.seed],
-        "versions": {name: metadata.version(name) for name in ("fedstill", "torch", "onnxruntime")},
+        "versions": describe_versions("torch", "onnxruntime"),
     }
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 

@@ -5,8 +5,11 @@ import sys
 import pytest
 import typer
 
+import fedstill
+from fedstill.clients import cli as node_cli
 from fedstill.common import errors
 from fedstill.common.console import exit_with, run_command
+from fedstill.server import cli
 
 
 def run_raising(monkeypatch, action, *, arguments=()):
@@ -21,7 +24,7 @@ def run_raising(monkeypatch, action, *, arguments=()):
         action()
 
     monkeypatch.setattr(sys, "argv", ["tool", *(arguments or ["act"])])
-    return run_command(app, name="tool")
+    return run_command(app, name="tool", extra="server")
 
 
 def raising(error):
@@ -95,7 +98,7 @@ def test_a_bare_command_prints_its_help_and_nothing_more(monkeypatch, capsys):
     app = typer.Typer(add_completion=False, no_args_is_help=True)
     app.callback()(lambda: None)
     app.command("act")(lambda: None)
-    assert run_command(app, name="tool") == 2
+    assert run_command(app, name="tool", extra="server") == 2
     captured = capsys.readouterr()
     assert "Usage" in captured.out + captured.err
     assert "tool:" not in captured.err
@@ -105,6 +108,44 @@ def test_an_error_of_the_system_names_the_file(monkeypatch, capsys):
     monkeypatch.delenv("FEDSTILL_DEBUG", raising=False)
     assert run_raising(monkeypatch, raising(PermissionError(13, "Permission denied", "/there"))) == 1
     assert capsys.readouterr().err == "tool: Permission denied /there\n"
+
+
+@pytest.mark.parametrize(
+    ("module", "extra"), [("torch", "server"), ("grpc", "server"), ("executorch.exir", "edge")]
+)
+def test_what_an_extra_brings_is_named_with_the_command_that_brings_it(monkeypatch, capsys, module, extra):
+    monkeypatch.delenv("FEDSTILL_DEBUG", raising=False)
+    missing = ModuleNotFoundError(f"No module named {module!r}", name=module)
+    assert run_raising(monkeypatch, raising(missing)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"needs more than this installation has: pip install 'fedstill[{extra}]'" in line
+    assert module in line
+
+
+def test_a_module_that_nobody_asks_for_is_a_bug(monkeypatch):
+    with pytest.raises(ModuleNotFoundError):
+        run_raising(monkeypatch, raising(ModuleNotFoundError("No module named 'foo'", name="foo")))
+
+
+@pytest.mark.parametrize("program", ["fedstill", "fedstill-node"])
+def test_both_programs_say_their_version(monkeypatch, capsys, program):
+    monkeypatch.setattr(sys, "argv", [program, "--version"])
+    assert {"fedstill": cli.run, "fedstill-node": node_cli.run}[program]() == 0
+    assert capsys.readouterr().out == f"{program} {fedstill.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("program", "begun", "completed"),
+    [("fedstill", "sim", "simulate"), ("fedstill-node", "pred", "predict")],
+)
+def test_both_programs_complete_in_a_shell(monkeypatch, capsys, program, begun, completed):
+    monkeypatch.setattr(sys, "argv", [program])
+    monkeypatch.setenv(f"_{program.replace('-', '_').upper()}_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", f"{program} {begun}")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    with pytest.raises(SystemExit):
+        {"fedstill": cli.run, "fedstill-node": node_cli.run}[program]()
+    assert capsys.readouterr().out.split() == [completed]
 
 
 def test_a_bug_is_not_hidden(monkeypatch):

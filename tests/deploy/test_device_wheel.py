@@ -29,6 +29,19 @@ def test_it_holds_no_code_of_the_coordinator(wheel):
     assert "fedstill/protos/fedstill/v1/labels_pb2.py" in names
 
 
+def test_it_is_a_distribution_of_its_own(wheel):
+    assert wheel.name.startswith("fedstill_device-")
+    (about,) = [name for name in zipfile.ZipFile(wheel).namelist() if name.endswith("/METADATA")]
+    lines = zipfile.ZipFile(wheel).read(about).decode().splitlines()
+    assert "Name: fedstill-device" in lines
+    assert {line for line in lines if line.startswith("Provides-Extra")} == {
+        "Provides-Extra: node",
+        "Provides-Extra: edge",
+        "Provides-Extra: datasets",
+    }
+    assert not [line for line in lines if line.startswith("Requires-Dist: fedstill[")]
+
+
 def test_it_has_the_devices_command_alone(wheel):
     (entries,) = [name for name in zipfile.ZipFile(wheel).namelist() if name.endswith("entry_points.txt")]
     text = zipfile.ZipFile(wheel).read(entries).decode()

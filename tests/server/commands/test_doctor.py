@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from fedstill.common import installation
 from fedstill.common.config import Config, load_config
 from fedstill.server.commands import doctor
 from fedstill.server.commands.doctor import Finding, print_findings, run_doctor
@@ -80,9 +81,7 @@ def test_an_installed_package_is_held_to_its_own_metadata(
     ]
     (about / "METADATA").write_text("\n".join(lines))
     monkeypatch.syspath_prepend(str(about.parent))
-    monkeypatch.setattr(
-        doctor, "__file__", str(tmp_path / "site" / "fedstill" / "server" / "commands" / "doctor.py")
-    )
+    monkeypatch.setattr(installation, "PYPROJECT", tmp_path / "site" / "fedstill" / "pyproject.toml")
 
     assert find("library").detail.endswith("torch<1 is needed")
     assert find("libraries").detail.startswith("1 of 2")

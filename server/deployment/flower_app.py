@@ -1,0 +1,80 @@
+"""The Flower app that a coordinator hands to its SuperLink: the package that runs here, in its own folder.
+
+    <home>/app/pyproject.toml  name, version, components, and every key that a run may set
+    <home>/app/fedstill/       the code, with real folders: Flower's bundles take no links
+
+SuperLink and SuperNodes unpack the bundle and put it first on the path, so that the coordinator's
+code runs everywhere, whatever FedStill is installed there.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from fnmatch import fnmatch
+from pathlib import Path
+
+import tomli_w
+
+import fedstill
+from fedstill.common.config import Scalar, defaults
+
+PACKAGE = Path(fedstill.__file__).parent
+SHIPPED = ("*.py", "*.toml", "*.json")
+COMPONENTS = {"serverapp": "fedstill.server.app:app", "clientapp": "fedstill.clients.app:app"}
+
+
+def run_config() -> dict[str, Scalar]:
+    """Lists every key that a run may set, with its default; those of the launch itself come last."""
+    return defaults() | {"run.dir": "", "run.id": "", "run.resume": False}
+
+
+def app_folder(home: Path) -> Path:
+    """Says where a coordinator's home holds the app."""
+    return home / "app"
+
+
+def write_app(home: Path) -> Path:
+    """Writes the app into a coordinator's home, over an older one.
+
+    Args:
+        home: The coordinator's folder; made.
+
+    Returns:
+        The app's folder.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    folder = app_folder(home)
+    with tempfile.TemporaryDirectory(dir=home, prefix=".app.") as name:
+        fresh = Path(name) / "app"
+        shutil.copytree(PACKAGE, fresh / PACKAGE.name, ignore=_unshipped)
+        (fresh / "pyproject.toml").write_text(app_pyproject(), encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        fresh.rename(folder)
+    return folder
+
+
+def app_pyproject() -> str:
+    """Writes what Flower reads of an app."""
+    app = {
+        "publisher": "fedstill",
+        "fab-include": [f"fedstill/**/{pattern}" for pattern in SHIPPED],
+        "components": COMPONENTS,
+        "config": run_config(),
+    }
+    project = {
+        "name": "fedstill",
+        "version": fedstill.__version__,
+        "description": "Federated distillation",
+        "license": "Apache-2.0",
+    }
+    return tomli_w.dumps({"project": project, "tool": {"flwr": {"app": app}}})
+
+
+def _unshipped(folder: str, names: list[str]) -> list[str]:
+    return [
+        name
+        for name in names
+        if name == "__pycache__"
+        or not ((Path(folder) / name).is_dir() or any(fnmatch(name, pattern) for pattern in SHIPPED))
+    ]
