@@ -13,10 +13,10 @@ from fedstill.common.config import Config
 from fedstill.common.datasets import load_dataset, split_dataset
 from fedstill.common.errors import ConfigError
 from fedstill.common.files import atomic_path
-from fedstill.common.losses import FEATURE_LOSSES, get_loss
+from fedstill.common.losses import compares_features, get_loss
 from fedstill.common.models import measure_input
 from fedstill.common.training import count_bytes, count_parameters, digest_weights, save_weights
-from fedstill.server.aggregators import TAKES_WEIGHTS, get_aggregator
+from fedstill.server.aggregators import TAKES_WEIGHTS, get_aggregator, takes_weights
 from fedstill.server.exchange.exchange import Exchange
 from fedstill.server.exchange.hints import publish_hints
 from fedstill.server.exchange.publication import publish_public, publish_samples
@@ -80,7 +80,7 @@ def check_names(config: Config) -> None:
         get_codec(config.exchange.codec)
     check_planning(config)
     get_aggregator(config.federation.aggregator)
-    if config.distill.loss in FEATURE_LOSSES and not scheme.has_teacher:
+    if compares_features(config.distill.loss) and not scheme.has_teacher:
         known = ", ".join(name for name, other in SCHEMES.items() if other.has_teacher)
         raise ConfigError(
             f"distill.loss = {config.distill.loss} compares features with a teacher's, and the scheme"
@@ -89,7 +89,7 @@ def check_names(config: Config) -> None:
     if (
         config.federation.staleness == "weigh"
         and scheme.rows == "public"
-        and config.federation.aggregator not in TAKES_WEIGHTS
+        and not takes_weights(config.federation.aggregator)
     ):
         raise ConfigError(
             f"federation.staleness = weigh: the aggregator {config.federation.aggregator} counts every node"

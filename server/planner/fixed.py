@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fedstill.common.compressors import make_plan
 from fedstill.common.config import Config
-from fedstill.common.losses import FEATURE_LOSSES
+from fedstill.common.losses import compares_features
 from fedstill.common.models import InputSpec, resolve_model
 from fedstill.common.wire import plan_to_proto
 from fedstill.protos.fedstill.v1 import fleet_pb2
@@ -53,6 +53,6 @@ def plan_training(config: Config, *, num_steps: int) -> fleet_pb2.Hyperparameter
         learning_rate=distill.learning_rate,
         weight_decay=distill.weight_decay,
         proximal_mu=config.federation.proximal_mu,
-        feature_weight=distill.feature_weight if distill.loss in FEATURE_LOSSES else 0.0,
+        feature_weight=distill.feature_weight if compares_features(distill.loss) else 0.0,
         mode=distill.mode,
     )

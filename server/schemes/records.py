@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -44,3 +45,6 @@ class Scheme:
     classes, or "weights" in one row."""
     shares_architecture: bool = False
     """All nodes train one architecture, because values are averaged position by position."""
+    learn: Callable[..., Any] | None = None
+    """What nodes do, from a `Lesson` to an `Outcome`, in a scheme of the user's module; ours stand in
+    `fedstill.clients.schemes`."""
