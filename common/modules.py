@@ -61,13 +61,22 @@ def looking_in(*folders: Path) -> Iterator[None]:
 
 
 class _Confinement:
-    # Of the process: a device's client asks for it, and nothing lifts it again.
+    # Of the process, which a device starts for one task.
     is_on = False
 
 
-def confine_to_bundle() -> None:
-    """Lets this process take modules from its app bundle only, unless who started it says where to look."""
-    _Confinement.is_on = VARIABLE not in os.environ
+@contextlib.contextmanager
+def confined_to_bundle() -> Iterator[None]:
+    """Takes modules from the app bundle only for a block, unless who started the process says where to look.
+
+    Yields:
+        Nothing.
+    """
+    before, _Confinement.is_on = _Confinement.is_on, VARIABLE not in os.environ
+    try:
+        yield
+    finally:
+        _Confinement.is_on = before
 
 
 def search_folders() -> tuple[tuple[Path, ...], bool]:

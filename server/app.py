@@ -18,6 +18,7 @@ from fedstill.common.certificates import is_loopback
 from fedstill.common.config import Config, from_run_config, load_config, to_toml
 from fedstill.common.errors import RunError, UsageError
 from fedstill.common.files import write_text_atomically
+from fedstill.common.modules import confined_to_bundle
 from fedstill.server.display.progress import make_progress
 from fedstill.server.federation.coordinator import Run, run_federation
 from fedstill.server.labels import LabelService, LabelStore
@@ -242,6 +243,7 @@ def make_app(observers: Sequence[Observer] | None = None) -> ServerApp:
     def main(grid: Grid, context: Context) -> None:
         config = from_run_config(context.run_config)
         with ExitStack() as stack:
+            stack.enter_context(confined_to_bundle())  # where Flower runs it; a command says where to look
             run_dir, state = stack.enter_context(open_run(config, **_launch_options(context.run_config)))
             if observers is None:
                 watching: Sequence[Observer] = [

@@ -13,6 +13,7 @@ from rich.console import Console
 from fedstill.common.config import Config, load_config, reference
 from fedstill.common.console import exit_with, run_command
 from fedstill.common.errors import EXIT_DONE, EXIT_FAILED, UsageError
+from fedstill.common.modules import looking_in
 from fedstill.server.commands.certs import certs_cli, fleet_cli
 
 cli = typer.Typer(
@@ -27,7 +28,18 @@ cli.add_typer(labels_cli, name="labels")
 cli.add_typer(certs_cli, name="certs")
 cli.add_typer(fleet_cli, name="fleet")
 
-ConfigArgument = Annotated[Path | None, typer.Argument(help="TOML file; left out: the embedded default")]
+
+def _look_beside(context: typer.Context, config: Path | None) -> Path | None:
+    # For as long as the command runs, here and in what it starts: `module:function` may lie beside its file.
+    if not context.resilient_parsing:
+        context.with_resource(looking_in(*([config.parent] if config else [])))
+    return config
+
+
+ConfigArgument = Annotated[
+    Path | None,
+    typer.Argument(help="TOML file; left out: the embedded default", callback=_look_beside),
+]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="key=value over the file, repeatable")]
 
 

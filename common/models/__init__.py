@@ -38,7 +38,15 @@ from fedstill.common.registry import Registry, require_callable
 ALL = ("image", "tabular", "series", "text", "sequence")
 """Kinds of samples."""
 
-__all__ = ["MODELS", "InputSpec", "ModelFamily", "build_model", "measure_input", "resolve_model"]
+__all__ = [
+    "MODELS",
+    "InputSpec",
+    "ModelFamily",
+    "build_model",
+    "find_family",
+    "measure_input",
+    "resolve_model",
+]
 
 
 def _as_family(found: Any, name: str) -> ModelFamily:
@@ -88,6 +96,13 @@ _AUTO = {
 }
 
 
+def find_family(name: str, *, role: str) -> ModelFamily:
+    """Looks a model family up for a teacher or a student; raises `ConfigError` with the known names."""
+    if name not in MODELS.names() and not is_reference(name):
+        raise unknown_name(f"{role} model", name, ["auto", *MODELS.names()])
+    return MODELS[name]
+
+
 def resolve_model(name: str, *, role: str, spec: InputSpec) -> str:
     """Turns a configured model name into a registered one.
 
@@ -110,9 +125,7 @@ def resolve_model(name: str, *, role: str, spec: InputSpec) -> str:
         if role == "teacher":
             return "cnn-medium" if is_small else "cnn-large"
         return "cnn-tiny" if is_small else "cnn-small"
-    if name not in MODELS.names() and not is_reference(name):
-        raise unknown_name(f"{role} model", name, ["auto", *MODELS.names()])
-    family = MODELS[name]
+    family = find_family(name, role=role)
     if spec.task not in family.tasks:
         fitting = [other for other in MODELS if spec.task in MODELS[other].tasks]
         raise ConfigError(
