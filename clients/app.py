@@ -21,11 +21,12 @@ from fedstill.clients.private import digest_private, load_private, name_node
 from fedstill.clients.tasks import run_task
 from fedstill.common.certificates import read_credentials, sign_hello
 from fedstill.common.codecs import get_codec
+from fedstill.common.compressors.exporters import EXPORTERS
 from fedstill.common.config import Config, Scalar, from_run_config
 from fedstill.common.devices import load_profile
 from fedstill.common.errors import RunError
 from fedstill.common.files import default_home
-from fedstill.common.modules import confined_to_bundle
+from fedstill.common.modules import confined_to_bundle, is_reference
 from fedstill.common.wire import pack, profile_to_proto, unpack
 from fedstill.protos.fedstill.v1 import fleet_pb2
 
@@ -60,6 +61,8 @@ def _open_node(context: Context, run_id: str, expected: fleet_pb2.InputSpec | No
     config = _read_config(context.run_config)
     if config.exchange.codec != "auto":
         get_codec(config.exchange.codec)  # from here on manifests may name it
+    if is_reference(config.compress.runtime):
+        EXPORTERS[config.compress.runtime]
     private = load_private(config, context.node_config, expected)
     bundle = str(context.node_config.get(CERTIFICATES_DIR, ""))
     transport = Transport(Path(bundle) if bundle else None, config.exchange.allow_insecure)

@@ -143,10 +143,11 @@ def _import_from(folder: Path, module_name: str, *, key: str) -> ModuleType:
     top = module_name.partition(".")[0]
     loaded = sys.modules.get(top)
     if loaded is not None and not hasattr(loaded, _ORIGIN):
-        there = Path(getattr(loaded, "__file__", None) or "")
-        if folder not in there.resolve().parents:
+        file = getattr(loaded, "__file__", None)
+        places = [file] if file else list(getattr(loaded, "__path__", []))
+        if not any(folder in Path(place).resolve().parents for place in places):
             raise ConfigError(
-                f"{key}: {path} bears the name of another module, {there or top}; rename the file"
+                f"{key}: {path} bears the name of another module, {file or top}; rename the file"
             )
     for name, module in list(sys.modules.items()):  # of another run in this process, under the same name
         origin = getattr(module, _ORIGIN, None)

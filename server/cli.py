@@ -261,6 +261,19 @@ def plan(
         print_plan(found, console if console.is_terminal else Console(highlight=False, width=140))
 
 
+@cli.command(name="list")
+def list_names(
+    kind: Annotated[
+        str | None, typer.Argument(help="losses, models, codecs …; left out: all", show_default=False)
+    ] = None,
+) -> None:
+    """List what configurations can name here, built in and from installed packages, and where it is from."""
+    from fedstill.server.commands.listing import list_known
+
+    for line in list_known(kind):
+        typer.echo(line)
+
+
 @cli.command(name="config")
 def show_config() -> None:
     """Print the annotated reference: every key with its default."""

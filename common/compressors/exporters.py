@@ -8,13 +8,16 @@ from fedstill.common.registry import Deferred, Registry, require_callable
 
 
 def _as_exporter(found: Any, name: str) -> Any:
-    signature = "a function from an ExportJob to an ExportedModel"
-    return require_callable(found, name, key="compress.runtime", signature=signature)
+    # A `Runtime` that knows how files are written for it, or a function that writes them for one of ours.
+    signature = "a function from an ExportJob to an ExportedModel, or a Runtime with an `export`"
+    return require_callable(
+        getattr(found, "export", found), name, key="compress.runtime", signature=signature
+    )
 
 
 EXPORTERS: Registry[Any] = Registry(
     "compress.runtime",
-    "fedstill.exporters",
+    "fedstill.runtimes",
     {
         "onnx": Deferred("fedstill.common.compressors.exporting:export_onnx"),
         "executorch": Deferred("fedstill.common.compressors.exporting:export_executorch"),

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from fedstill.common.errors import ArtefactError, ConfigError
+from fedstill.common.compressors.exporters import EXPORTERS
+from fedstill.common.errors import ArtefactError, ConfigError, unknown_name
+from fedstill.common.modules import is_reference
 from fedstill.common.registry import Registry, require_kind
 from fedstill.common.runtimes.executorch_program import EXECUTORCH
 from fedstill.common.runtimes.onnx_graph import ONNX_RUNTIME
@@ -23,19 +25,23 @@ def _as_runtime(found: Any, name: str) -> Runtime:
     return runtime
 
 
-# An artefact's manifest names one: data from anywhere, by which no module is ever imported.
 RUNTIMES: Registry[Runtime] = Registry(
     "runtime",
     "fedstill.runtimes",
     {"executorch": EXECUTORCH, "onnxruntime": ONNX_RUNTIME, "packed": PACKED_RUNTIME},
     _as_runtime,
-    takes_modules=False,
 )
 
 
 def get_runtime(name: str) -> Runtime:
-    """Looks a runtime up by name; raises `ArtefactError` with the known ones."""
+    """Looks a runtime up by the name in an artefact's manifest; raises `ArtefactError` with the known ones.
+
+    An artefact is data from anywhere: no module is imported by its word, unless this process's own
+    configuration exports for that very runtime.
+    """
     try:
+        if is_reference(name) and not EXPORTERS.knows(name):
+            raise unknown_name(RUNTIMES.key, name, RUNTIMES.names())
         return RUNTIMES[name]
     except ConfigError as error:
         raise ArtefactError(f"the artefact cannot be run here: {error} Upgrade fedstill") from None
