@@ -89,17 +89,17 @@ def _make_portable(config: Config) -> Config:
 
 def _travelling() -> dict[str, tuple[Registry[Any], ...]]:
     # Here, since they import torch: `fedstill --help` should not.
-    from fedstill.clients.schemes import LEARNERS
     from fedstill.common.codecs import CODECS
     from fedstill.common.losses import FEATURE_LOSSES, LOSSES
     from fedstill.common.models import MODELS
+    from fedstill.server.schemes import SCHEMES
 
     return {
         "data.source": (DATASETS,),
         "student.model": (MODELS,),
         "distill.loss": (LOSSES, FEATURE_LOSSES),
         "compress.runtime": (EXPORTERS,),
-        "federation.scheme": (LEARNERS,),
+        "federation.scheme": (SCHEMES,),
         "federation.partitioner": (PARTITIONERS,),
         "exchange.codec": (CODECS,),
     }

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from fedstill.clients.schemes import LEARNERS
 from fedstill.common.codecs import CODECS
 from fedstill.common.compressors.exporters import EXPORTERS
 from fedstill.common.datasets import DATASETS
@@ -24,7 +23,6 @@ KINDS: dict[str, Registry[Any]] = {
         CODECS,
         DATASETS,
         FEATURE_LOSSES,
-        LEARNERS,
         LOSSES,
         MODELS,
         PARTITIONERS,
