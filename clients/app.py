@@ -8,6 +8,7 @@ from pathlib import Path
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import ClientAppCallable
 
 import fedstill
 from fedstill.clients.closing import close_run
@@ -19,14 +20,24 @@ from fedstill.clients.node_store import NodeStore
 from fedstill.clients.private import digest_private, load_private, name_node
 from fedstill.clients.tasks import run_task
 from fedstill.common.certificates import read_credentials, sign_hello
+from fedstill.common.codecs import get_codec
+from fedstill.common.compressors.exporters import EXPORTERS
 from fedstill.common.config import Config, Scalar, from_run_config
 from fedstill.common.devices import load_profile
 from fedstill.common.errors import RunError
 from fedstill.common.files import default_home
+from fedstill.common.modules import confined_to_bundle, is_reference
 from fedstill.common.wire import pack, profile_to_proto, unpack
 from fedstill.protos.fedstill.v1 import fleet_pb2
 
-app = ClientApp()
+
+def _confine(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    # On a device; where virtual nodes are simulated, their grid says where modules lie.
+    with confined_to_bundle():
+        return call_next(message, context)
+
+
+app = ClientApp(mods=[_confine])
 
 
 def _read_config(run_config: Mapping[str, Scalar]) -> Config:
@@ -48,6 +59,10 @@ def _open_cache(root: Path, max_bytes: int, transport: Transport, run_id: str) -
 
 def _open_node(context: Context, run_id: str, expected: fleet_pb2.InputSpec | None = None) -> NodeContext:
     config = _read_config(context.run_config)
+    if config.exchange.codec != "auto":
+        get_codec(config.exchange.codec)  # from here on manifests may name it
+    if is_reference(config.compress.runtime):
+        EXPORTERS[config.compress.runtime]
     private = load_private(config, context.node_config, expected)
     bundle = str(context.node_config.get(CERTIFICATES_DIR, ""))
     transport = Transport(Path(bundle) if bundle else None, config.exchange.allow_insecure)

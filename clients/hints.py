@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from fedstill.common.features import TAPS
-from fedstill.common.losses import FEATURE_LOSSES, DistillLoss
+from fedstill.common.losses import FEATURE_LOSSES, DistillLoss, feature_tap
 
 Places = tuple[int, ...]
 
@@ -92,7 +92,7 @@ class HintedStudent(nn.Module):
         """Looks at the shapes of both sides' features; raises `ConfigError` where the student has none."""
         super().__init__()
         self.student = student
-        self._tap = TAPS[hint.kind]
+        self._tap = TAPS[feature_tap(hint.kind)]
         was_training = student.training
         student.eval()
         with torch.no_grad():
@@ -100,7 +100,7 @@ class HintedStudent(nn.Module):
         student.train(was_training)
         self.projection: nn.Linear | None = None
         self.places: Places = ()
-        if hint.kind == "hint":
+        if feature_tap(hint.kind) == "hint":
             self.projection = nn.Linear(own.shape[1], hint.features_S.shape[1], bias=False)
             with torch.no_grad():
                 drawn = torch.randn(

@@ -267,7 +267,7 @@ def _read_encoding(message: labels_pb2.Manifest) -> LabelEncoding | None:
             raise _refused("a raw array encodes no label set")
         return None
     encoding = message.encoding
-    if message.codec not in CODECS or message.codec != encoding.codec:
+    if not CODECS.knows(message.codec) or message.codec != encoding.codec:
         raise _refused(f"codec {message.codec!r} is none of raw, {', '.join(CODECS)}")
     if not 0 < encoding.temperature <= MAX_TEMPERATURE:
         raise _refused(f"temperature {encoding.temperature} is not within 0 to {MAX_TEMPERATURE:g}")

@@ -94,6 +94,11 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigError:
         The error; it lists the known names and says which is the nearest.
     """
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
+    hint = near_name(name, names) or "."
     return ConfigError(f"unknown {kind} {name!r}{hint} Known: {', '.join(names)}.")
+
+
+def near_name(name: str, known: Iterable[str]) -> str:
+    """Says which of the known names is the nearest, as "; did you mean 'kl'?"; empty where none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""

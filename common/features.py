@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from fedstill.common.errors import ConfigError
 from fedstill.common.losses.attention import attention_map
@@ -17,7 +18,12 @@ def find_head(model: nn.Module) -> nn.Linear:
     Raises:
         ConfigError: The model has no linear layer.
     """
-    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    # The one inside `nn.MultiheadAttention` is never called: its weight is read past it.
+    layers = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.Linear) and not isinstance(module, NonDynamicallyQuantizableLinear)
+    ]
     if not layers:
         raise ConfigError(
             "this scheme needs a model that ends in a linear layer; choose another student.model"
@@ -41,6 +47,8 @@ def forward_with_features(model: nn.Module, x: torch.Tensor) -> tuple[torch.Tens
         logits = model(x)
     finally:
         handle.remove()
+    if not caught:
+        raise ConfigError("the model's last linear layer takes no part in its answer: there are no features")
     return logits, caught[-1]
 
 

@@ -12,10 +12,12 @@ import functools
 import hashlib
 import io
 import logging
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -49,6 +51,14 @@ def trace_model(model: nn.Module, spec: InputSpec) -> onnx.ModelProto:
         FedStillError: The model cannot be traced; the cause is named.
     """
     model.eval()
+    proto = _export(model, spec)
+    if _has_twins(proto):
+        proto = _without_prefix(_export(_Holder(model), spec))
+    strip_metadata(proto)
+    return proto
+
+
+def _export(model: nn.Module, spec: InputSpec) -> onnx.ModelProto:
     example = torch.zeros((2, *spec.sample_shape), dtype=getattr(torch, spec.dtype))
     batch = torch.export.Dim("batch", min=1, max=1 << 20)
     with _quiet():
@@ -65,12 +75,59 @@ def trace_model(model: nn.Module, spec: InputSpec) -> onnx.ModelProto:
                 dynamic_shapes=({0: batch},),
                 verbose=False,
             )
-        except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
-            cause = str(error).strip().splitlines()[0]
-            raise FedStillError(f"cannot export this model to ONNX: {cause}") from None
+        except Exception as error:  # noqa: BLE001 - a stranger's model may raise anything
+            raise FedStillError(f"cannot export this model to ONNX: {_explain(error)}") from None
     assert program is not None  # dynamo=True always returns a program
     proto: onnx.ModelProto = program.model_proto
-    strip_metadata(proto)
+    return proto
+
+
+def _explain(error: Exception) -> str:
+    """Says in one line what the exporter failed at: the operator and its layer where it knows them."""
+    chain: list[BaseException] = [error]
+    while chain[-1].__cause__ is not None:
+        chain.append(chain[-1].__cause__)
+    cause = next((line for line in str(chain[-1]).splitlines() if line.strip()), type(chain[-1]).__name__)
+    for link in chain:
+        for frame, _ in traceback.walk_tb(link.__traceback__):
+            node = frame.f_locals.get("node")
+            if isinstance(node, torch.fx.Node) and node.op == "call_function":
+                layers = list((node.meta.get("nn_module_stack") or {}).values())
+                name, kind = layers[-1] if layers else ("", "")
+                kind = kind if isinstance(kind, str) else kind.__qualname__
+                layer = f"layer {name} ({kind.rpartition('.')[2]})" if name else "the model"
+                return f"{layer} computes {node.target}, which ONNX has no form of"
+    return cause.strip()
+
+
+class _Holder(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.held = model
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.held(x)
+
+
+def _has_twins(proto: onnx.ModelProto) -> bool:
+    # A buffer `mean` of the outermost module and the result of x.mean() get one name.
+    computed = {name for node in proto.graph.node for name in node.output}
+    return any(tensor.name in computed for tensor in proto.graph.initializer)
+
+
+def _without_prefix(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Names initialisers as the held model's state does, and what is computed otherwise."""
+    graph, prefix = proto.graph, "held."
+    state = {tensor.name: tensor.name.removeprefix(prefix) for tensor in graph.initializer}
+    names = {
+        name: f"{name}_computed" for node in graph.node for name in node.output if name in state.values()
+    } | state
+    for tensor in graph.initializer:
+        tensor.name = names[tensor.name]
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+    del graph.value_info[:]
     return proto
 
 

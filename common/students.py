@@ -19,7 +19,7 @@ from fedstill.common.compressors.static_int8 import fold_constants
 from fedstill.common.compressors.structure import reshape_model, shapes_of
 from fedstill.common.inference import describe_host
 from fedstill.common.installation import describe_versions
-from fedstill.common.models import InputSpec, build_model
+from fedstill.common.models import MODELS, InputSpec, build_model
 from fedstill.common.onnx_export import recall_trace, swap_weights, trace_model
 from fedstill.common.training import count_bytes, count_parameters, deterministic
 
@@ -58,13 +58,15 @@ def _trace(
     num_classes: int,
     shapes: tuple[tuple[str, tuple[int, ...]], ...],
     graphs_dir: Path | None,
+    code: str,
 ) -> onnx.ModelProto:
     def trace() -> onnx.ModelProto:
         model = build_model(name, spec, num_classes=num_classes, width=width)
         reshape_model(model, dict(shapes), origin="the student")
         return trace_model(model, spec)
 
-    return recall_trace(graphs_dir, repr((name, width, spec, num_classes, shapes)), trace)
+    identity = repr((name, width, spec, num_classes, shapes))
+    return recall_trace(graphs_dir, f"{identity} {code}" if code else identity, trace)
 
 
 def export_student(
@@ -88,7 +90,8 @@ def export_student(
     with torch.random.fork_rng(devices=[]):  # tracing builds a model and draws its weights
         shapes = tuple(shapes_of(student).items())
         num_classes = len(design.class_names)
-        traced = _trace(design.model, design.width, design.spec, num_classes, shapes, graphs_dir)
+        code = MODELS.digest_code(design.model)
+        traced = _trace(design.model, design.width, design.spec, num_classes, shapes, graphs_dir, code)
     with quantised_weights(student, design.compression):  # what training for few bits has computed with
         fp32 = fold_constants(swap_weights(traced, student))
     fp32_model = serialise_graph(fp32)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -162,7 +162,7 @@ def fit(
     for step in range(1, num_steps + 1):
         model.train()
         optimiser.zero_grad(set_to_none=True)
-        batch = tuple(part.to(device) for part in next(batches))
+        batch = tuple(part.to(device) if isinstance(part, torch.Tensor) else part for part in next(batches))
         with nullcontext() if guest is None else guest.as_deployed(model):
             terms = torch.stack(loss_fn(model, batch))
             (terms * weights).sum().backward()  # type: ignore[no-untyped-call]
@@ -194,7 +194,8 @@ def predict_logits(model: nn.Module, x_S: np.ndarray | Views, *, batch_size: int
 
     Args:
         model: A model of the registry; its mode is left as it is.
-        x_S: Raw samples (S, *sample_shape), or views; may be a memory map.
+        x_S: Raw samples (S, *sample_shape), or views; may be a memory map. Texts, objects (S,), for a
+            model that takes those.
         batch_size: Samples per forward pass.
 
     Returns:
@@ -204,11 +205,18 @@ def predict_logits(model: nn.Module, x_S: np.ndarray | Views, *, batch_size: int
     model.eval()
     with torch.no_grad():
         parts = [
-            model(torch.from_numpy(np.array(x_S[start : start + batch_size])).to(device)).cpu().numpy()
+            model(to_input(x_S[start : start + batch_size], device)).cpu().numpy()
             for start in range(0, len(x_S), batch_size)
         ]
     model.train(was_training)
     return np.concatenate(parts).astype(np.float32, copy=False)
+
+
+def to_input(x_S: np.ndarray, device: torch.device | str = "cpu") -> Any:
+    """Makes what a model is called with: a tensor on a device of numbers, a list of str of texts."""
+    if x_S.dtype == object:
+        return list(x_S)
+    return torch.from_numpy(np.array(x_S)).to(device)
 
 
 def digest_weights(model: nn.Module) -> str:

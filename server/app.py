@@ -11,6 +11,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedstill.common.config import from_run_config
+from fedstill.common.modules import confined_to_bundle
 from fedstill.server.display.progress import make_progress
 from fedstill.server.federation.preparation import Run
 from fedstill.server.federation.serving import serve_run
@@ -43,6 +44,7 @@ def make_app(observers: Sequence[Observer] | None = None) -> ServerApp:
     def main(grid: Grid, context: Context) -> None:
         config = from_run_config(context.run_config)
         with ExitStack() as stack:
+            stack.enter_context(confined_to_bundle())  # where Flower runs it; a command says where to look
             run_dir, state = stack.enter_context(open_run(config, **_launch_options(context.run_config)))
             if observers is None:
                 watching: Sequence[Observer] = [

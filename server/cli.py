@@ -13,6 +13,7 @@ from rich.console import Console
 from fedstill.common.config import Config, config_schema, load_config, reference
 from fedstill.common.console import VersionOption, exit_with, run_command
 from fedstill.common.errors import EXIT_DONE, EXIT_FAILED, UsageError
+from fedstill.common.modules import looking_in
 from fedstill.server.commands.certs import certs_cli, fleet_cli
 
 cli = typer.Typer(
@@ -26,7 +27,18 @@ cli.add_typer(labels_cli, name="labels")
 cli.add_typer(certs_cli, name="certs")
 cli.add_typer(fleet_cli, name="fleet")
 
-ConfigArgument = Annotated[Path | None, typer.Argument(help="TOML file; left out: the embedded default")]
+
+def _look_beside(context: typer.Context, config: Path | None) -> Path | None:
+    # For as long as the command runs, here and in what it starts: `module:function` may lie beside its file.
+    if not context.resilient_parsing:
+        context.with_resource(looking_in(*([config.parent] if config else [])))
+    return config
+
+
+ConfigArgument = Annotated[
+    Path | None,
+    typer.Argument(help="TOML file; left out: the embedded default", callback=_look_beside),
+]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="key=value over the file, repeatable")]
 
 
@@ -246,6 +258,19 @@ def plan(
     else:
         console = Console(highlight=False)
         print_plan(found, console if console.is_terminal else Console(highlight=False, width=140))
+
+
+@cli.command(name="list")
+def list_names(
+    kind: Annotated[
+        str | None, typer.Argument(help="losses, models, codecs …; left out: all", show_default=False)
+    ] = None,
+) -> None:
+    """List what configurations can name here, built in and from installed packages, and where it is from."""
+    from fedstill.server.commands.listing import list_known
+
+    for line in list_known(kind):
+        typer.echo(line)
 
 
 @cli.command(name="config")

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from flwr.app import Context, RecordDict
 
-from fedstill.common.config import Config, flatten
-from fedstill.common.datasets import absolute_source
+from fedstill.common.compressors.exporters import EXPORTERS
+from fedstill.common.config import Config, build_config, flatten, list_references
+from fedstill.common.datasets import DATASETS, absolute_source
 from fedstill.common.errors import UsageError
+from fedstill.common.modules import VARIABLE, copy_files, looking_in
+from fedstill.common.partitioners import PARTITIONERS
+from fedstill.common.registry import Registry
+from fedstill.common.training import choose_device
 from fedstill.server.grids import ActorNeeds, LocalGrid, RayGrid
 from fedstill.server.run.events import Observer
 from fedstill.server.run.summary import Summary, read_summary
@@ -28,6 +35,7 @@ def simulate(
     grid_name: str = "ray",
     ray_address: str | None = None,
     observers: Sequence[Observer] = (),
+    module_folders: Sequence[Path] = (),
 ) -> Summary:
     """Runs a federation of virtual nodes.
 
@@ -39,6 +47,7 @@ def simulate(
         grid_name: "ray" for persistent Ray actors, "local" for this process alone.
         ray_address: An existing Ray cluster; None starts one here and ends it.
         observers: Told of everything that happens.
+        module_folders: Where `module:function` is looked up besides the working directory.
 
     Returns:
         The run's summary.
@@ -49,43 +58,98 @@ def simulate(
     """
     from fedstill.server.app import make_app
 
-    run_config = flatten(config) | {
-        "run.dir": str(run_dir),
-        "run.id": run_id,
-        "run.resume": resume,
-        "data.source": absolute_source(config.data.source),
-    }
-    with _open_grid(config, grid_name, ray_address, run_config) as grid:
-        context = Context(
-            run_id=grid.run.run_id, node_id=0, node_config={}, state=RecordDict(), run_config=run_config
-        )
-        make_app(observers)(grid, context)
+    with looking_in(*module_folders):
+        if grid_name == "ray":
+            config = _make_portable(config)
+        run_config = flatten(config) | {
+            "run.dir": str(run_dir),
+            "run.id": run_id,
+            "run.resume": resume,
+            "data.source": absolute_source(config.data.source),
+        }
+        with _open_grid(config, grid_name, ray_address, run_config) as grid:
+            context = Context(
+                run_id=grid.run.run_id, node_id=0, node_config={}, state=RecordDict(), run_config=run_config
+            )
+            make_app(observers)(grid, context)
     return read_summary(run_dir)
 
 
+def _make_portable(config: Config) -> Config:
+    """Names what this process registered by module and function, as other processes find it."""
+    values = flatten(config)
+    for key, registries in _travelling().items():
+        text = str(values[key])
+        names = [name.strip() for name in text.split(",")] if key == "student.model" else [text]
+        for registry in registries:
+            names = [registry.reference(name) for name in names]
+        values[key] = ",".join(names)
+    return build_config(values)
+
+
+def _travelling() -> dict[str, tuple[Registry[Any], ...]]:
+    # Here, since they import torch: `fedstill --help` should not.
+    from fedstill.common.codecs import CODECS
+    from fedstill.common.losses import FEATURE_LOSSES, LOSSES
+    from fedstill.common.models import MODELS
+    from fedstill.server.schemes import SCHEMES
+
+    return {
+        "data.source": (DATASETS,),
+        "student.model": (MODELS,),
+        "distill.loss": (LOSSES, FEATURE_LOSSES),
+        "compress.runtime": (EXPORTERS,),
+        "federation.scheme": (SCHEMES,),
+        "federation.partitioner": (PARTITIONERS,),
+        "exchange.codec": (CODECS,),
+    }
+
+
+@contextmanager
+def _shipment(config: Config, ray_address: str | None) -> Iterator[tuple[dict[str, str], Path | None]]:
+    """Says where actors look for the user's modules: where they are, or in a folder that Ray sends along."""
+    if ray_address is None or not list_references(config):
+        yield {VARIABLE: os.environ[VARIABLE]}, None
+        return
+    with TemporaryDirectory() as folder:
+        copy_files(list_references(config), Path(folder))
+        yield {VARIABLE: os.curdir}, Path(folder)  # an actor's working directory is what was sent
+
+
+@contextmanager
 def _open_grid(
     config: Config, grid_name: str, ray_address: str | None, run_config: dict[str, bool | int | float | str]
-) -> AbstractContextManager[LocalGrid | RayGrid]:
+) -> Iterator[LocalGrid | RayGrid]:
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     federation = config.federation
     if grid_name == "local":
-        return LocalGrid(CLIENT_APP, num_nodes=federation.num_nodes, run_config=run_config)
+        choose_device(federation.device, key="federation.device")
+        with LocalGrid(CLIENT_APP, num_nodes=federation.num_nodes, run_config=run_config) as local_grid:
+            yield local_grid
+        return
     if grid_name != "ray":
         raise UsageError(f"expected a grid of ray or local, got {grid_name!r}")
     if federation.device == "cuda" and not federation.gpus_per_node:
         raise UsageError(
             "federation.device is cuda: say how much of a GPU a node takes, federation.gpus_per_node"
         )
-    return RayGrid(
-        CLIENT_APP,
-        num_nodes=federation.num_nodes,
-        run_config=run_config,
-        num_actors=federation.num_actors,
-        ray_address=ray_address,
-        needs=ActorNeeds(
-            federation.cpus_per_node,
-            federation.gpus_per_node,
-            federation.memory_bytes_per_node,
-            tuple(name.strip() for name in federation.node_resources.split(",") if name.strip()),
-        ),
+    needs = ActorNeeds(
+        federation.cpus_per_node,
+        federation.gpus_per_node,
+        federation.memory_bytes_per_node,
+        tuple(name.strip() for name in federation.node_resources.split(",") if name.strip()),
     )
+    with (
+        _shipment(config, ray_address) as (environment, working_dir),
+        RayGrid(
+            CLIENT_APP,
+            num_nodes=federation.num_nodes,
+            run_config=run_config,
+            num_actors=federation.num_actors,
+            ray_address=ray_address,
+            needs=needs,
+            working_dir=working_dir,
+            environment=environment,
+        ) as grid,
+    ):
+        yield grid

@@ -1,7 +1,7 @@
 """From a trained model to the files that a device runs: a registry of exporters.
 
 One exporter per `compress.runtime`. To add one, write a function from an `ExportJob` to
-an `ExportedModel` and enter it in `EXPORTERS`; what runs its files is entered in
+an `ExportedModel` and enter it in `EXPORTERS` (`exporters.py`); what runs its files is entered in
 `fedstill.common.runtimes`.
 """
 
@@ -15,14 +15,16 @@ import onnx
 from onnx import numpy_helper
 from torch import nn
 
+from fedstill.common.compressors.exporters import EXPORTERS
 from fedstill.common.compressors.few_bits import SESSION_OPTIONS, binarise_graph, store_int4
 from fedstill.common.compressors.plan import CompressionPlan
 from fedstill.common.compressors.pte import lower_to_pte
 from fedstill.common.compressors.static_int8 import quantise_static
-from fedstill.common.errors import unknown_name
 from fedstill.common.models import InputSpec
+from fedstill.common.modules import call_foreign
 from fedstill.common.onnx_export import strip_metadata
 from fedstill.common.packing import Region, pack_bytes
+from fedstill.common.registry import require_kind
 from fedstill.common.runtimes.executorch_program import MODEL_FILE as PTE_FILE
 from fedstill.common.runtimes.onnx_graph import MODEL_FILE
 from fedstill.common.runtimes.packed import PACKED_FILE
@@ -125,9 +127,6 @@ def export_executorch(job: ExportJob) -> ExportedModel:
     return ExportedModel({PTE_FILE: program}, "; ".join(methods), speeds_up, runtime="executorch")
 
 
-EXPORTERS: dict[str, Exporter] = {"executorch": export_executorch, "onnx": export_onnx}
-
-
 def export_model(job: ExportJob) -> ExportedModel:
     """Writes the files of a model as its plan says.
 
@@ -141,9 +140,12 @@ def export_model(job: ExportJob) -> ExportedModel:
         ConfigError: Nothing exports for the plan's runtime.
         FedStillError: The model cannot be exported; the cause is named.
     """
-    if job.plan.runtime not in EXPORTERS:
-        raise unknown_name("compress.runtime", job.plan.runtime, EXPORTERS)
-    return EXPORTERS[job.plan.runtime](job)
+    exporter = EXPORTERS[job.plan.runtime]
+    if job.plan.runtime in EXPORTERS:
+        return exporter(job)  # type: ignore[no-any-return]
+    exported = call_foreign(exporter, job, name=job.plan.runtime, key=EXPORTERS.key)
+    found: ExportedModel = require_kind(exported, job.plan.runtime, ExportedModel, key=EXPORTERS.key)
+    return found
 
 
 def serialise_graph(graph: onnx.ModelProto) -> bytes:

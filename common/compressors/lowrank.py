@@ -35,7 +35,8 @@ def factorise_layers(model: nn.Module, *, energy: float, most: int) -> bool:
 
     Args:
         model: Changed in place; its last layer, whose outputs are the classes, and
-            grouped convolutions stay as they are, and so do pairs that exist already.
+            grouped convolutions stay as they are, and so do pairs that exist already, and the layer
+            inside `nn.MultiheadAttention`, whose weight is read past it.
         energy: As for `choose_rank`.
         most: As for `choose_rank`.
 
@@ -46,7 +47,9 @@ def factorise_layers(model: nn.Module, *, energy: float, most: int) -> bool:
     replaced = False
     for name, layer in list(layers.items())[:-1]:
         parent = model.get_submodule(name.rpartition(".")[0])
-        if isinstance(parent, Pair) or (isinstance(layer, Convolution) and layer.groups > 1):
+        if isinstance(parent, Pair | nn.MultiheadAttention) or (
+            isinstance(layer, Convolution) and layer.groups > 1
+        ):
             continue
         weight: torch.Tensor = layer.weight.detach()
         matrix = weight.flatten(1).double()

@@ -6,14 +6,15 @@ import re
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from fedstill.common.compressors.exporters import EXPORTERS
 from fedstill.common.errors import ConfigError, unknown_name
+from fedstill.common.modules import is_reference
 
 STEPS = ("prune", "sparsify", "lowrank", "quantise")
 """In this order, each once at most."""
 IMPORTANCES = ("magnitude", "taylor", "bn_scale")
 BITS = (32, 8, 4, 1)
 STORAGES = ("plain", "packed")
-RUNTIMES = ("onnx", "executorch")
 _PATTERN = re.compile(r"([1-9]\d?):([1-9]\d?)")
 
 
@@ -138,9 +139,11 @@ def make_plan(
 
 def _check(plan: CompressionPlan) -> None:
     parse_pattern(plan.pattern)
-    for name, known in (("importance", IMPORTANCES), ("storage", STORAGES), ("runtime", RUNTIMES)):
+    for name, known in (("importance", IMPORTANCES), ("storage", STORAGES)):
         if getattr(plan, name) not in known:
             raise unknown_name(f"compress.{name}", getattr(plan, name), known)
+    if plan.runtime not in EXPORTERS.names() and not is_reference(plan.runtime):
+        raise unknown_name("compress.runtime", plan.runtime, EXPORTERS.names())
     if plan.bits not in BITS:
         raise ConfigError(f"compress.bits: expected one of {', '.join(map(str, BITS))}, got {plan.bits}")
     for name in ("prune_ratio", "sparsity"):

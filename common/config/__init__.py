@@ -5,6 +5,7 @@ Flower's run configuration is flat, with dotted keys; all three meet in `Config`
 
 from fedstill.common.config.federation import FederationConfig
 from fedstill.common.config.json_schema import CONFIG_SCHEMA_PATH, config_schema
+from fedstill.common.config.names import NAMING_KEYS, list_references, list_user_files
 from fedstill.common.config.reading import (
     build_config,
     defaults,
@@ -29,6 +30,7 @@ from fedstill.common.config.section import Scalar, Section
 
 __all__ = [
     "CONFIG_SCHEMA_PATH",
+    "NAMING_KEYS",
     "CompressConfig",
     "Config",
     "DataConfig",
@@ -46,6 +48,8 @@ __all__ = [
     "defaults",
     "flatten",
     "from_run_config",
+    "list_references",
+    "list_user_files",
     "load_config",
     "reference",
     "to_toml",

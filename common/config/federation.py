@@ -24,13 +24,15 @@ class FederationConfig(Section):
         description="device profiles that simulated nodes take in turn, with commas: shipped names"
         " (microcontroller, pi-zero, pi-4, jetson, phone, x86-gateway) or paths",
     )
-    partitioner: str = Field("dirichlet", description="name from the partitioner registry")
+    partitioner: str = Field("dirichlet", description="name from the partitioner registry or module:function")
     alpha: float = Field(0.5, gt=0, description="dirichlet: concentration; small is skewed")
     min_samples_per_node: int = Field(8, ge=0, description="dirichlet: samples that every node gets at least")
     labels_per_node: int = Field(2, ge=1, description="shards: distinct label shards per node")
     empty_nodes: Literal["refuse", "skip"] = Field("refuse", description="what a node without data means")
     aggregator: str = Field(
-        "mean", description="name from the aggregator registry: how nodes' logits become one label set"
+        "mean",
+        description="name from the aggregator registry or module:function: how nodes' logits become one"
+        " label set",
     )
     aggregator_temperature: float = Field(
         0.1, gt=0, lt=1, description="era: divides the mean probability; lower is sharper"

@@ -16,8 +16,8 @@ class DataConfig(Section):
 
     source: str = Field(
         "digits",
-        description="built-in name (digits, mnist-5k, bbc-news, gene-families), a path to your data, or"
-        " hf:NAME; $VARIABLES are expanded",
+        description="built-in name (digits, mnist-5k, bbc-news, gene-families), a path to your data, hf:NAME"
+        " or module:function; $VARIABLES are expanded",
     )
     task: Literal["auto", "image", "tabular", "series", "text", "sequence"] = Field(
         "auto", description="kind of samples; auto infers it from shape, type and column names"
@@ -67,7 +67,10 @@ class DataConfig(Section):
 class TeacherConfig(Section):
     """The large model whose knowledge is distilled."""
 
-    model: str = Field("auto", description="name from the model registry; auto goes by the samples' shape")
+    model: str = Field(
+        "auto",
+        description="name from the model registry or module:function; auto goes by the samples' shape",
+    )
     checkpoint: str = Field("", description="a .safetensors file of the model's weights: held, not trained")
     factory: str = Field(
         "", description="module:function that returns the teacher as a torch module; empty: `model`"
@@ -89,7 +92,9 @@ class StudentConfig(Section):
     """The small models that the devices run."""
 
     model: str = Field(
-        "auto", description="name from the model registry, or several with commas: nodes take them in turn"
+        "auto",
+        description="name from the model registry or module:function, or several with commas: nodes take"
+        " them in turn",
     )
     width: float = Field(1.0, gt=0, le=16, description="multiplies the student's layer widths")
     plan: Literal["fixed", "auto"] = Field(
@@ -103,7 +108,8 @@ class DistillConfig(Section):
 
     loss: str = Field(
         "kl",
-        description="name from the loss registry; hint and attention compare features beside soft labels",
+        description="name from the loss registry or module:function; hint and attention compare features"
+        " beside soft labels",
     )
     feature_weight: float = Field(
         1.0, ge=0, le=1000, description="hint, attention: weight of the features beside the soft labels"
@@ -175,7 +181,9 @@ class CompressConfig(Section):
         description="packed: a smaller file of the same model, unpacked when it is opened; sparsify and 1 bit"
         " take it anyhow",
     )
-    runtime: Literal["onnx", "executorch"] = Field("onnx", description="what runs the artefact")
+    runtime: str = Field(
+        "onnx", description="what runs the artefact: onnx, executorch or an exporter of yours"
+    )
     num_calibration: int = Field(
         256, ge=1, description="public samples that set the ranges of static quantisation"
     )
@@ -197,7 +205,8 @@ class ExchangeConfig(Section):
     """How labels and samples travel."""
 
     codec: str = Field(
-        "lp8", description="name from the codec registry; auto: by the classes and each node's link"
+        "lp8",
+        description="name from the codec registry or module:name; auto: by the classes and each node's link",
     )
     label_seconds: float = Field(
         10.0, gt=0, le=86_400, description="codec auto: longest that a label set may take on a node's link"

@@ -1,12 +1,12 @@
 """Data that a user brings: readers, built-in sets, and who holds what."""
 
-from fedstill.common.datasets.builtin import BUILTIN, Loader
+from fedstill.common.datasets.builtin import DATASETS, Loader
 from fedstill.common.datasets.load import absolute_source, load_dataset, read_samples
 from fedstill.common.datasets.records import RAW_TASKS, Dataset, Partition, Samples, Splits
 from fedstill.common.datasets.splits import cut_private, split_dataset
 
 __all__ = [
-    "BUILTIN",
+    "DATASETS",
     "RAW_TASKS",
     "Dataset",
     "Loader",

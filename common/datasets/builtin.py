@@ -6,6 +6,7 @@ import importlib.util
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from fedstill.common.datasets.records import Array, Content, Part
 from fedstill.common.datasets.values import as_texts
 from fedstill.common.errors import DataError
 from fedstill.common.installation import install_command
+from fedstill.common.modules import call_foreign
+from fedstill.common.registry import Registry, require_callable, require_kind
 
 Loader = Callable[[], Content]
 
@@ -101,9 +104,31 @@ _GENE_FAMILIES = (
     "transcription factor",
 )
 
-BUILTIN: dict[str, Loader] = {
-    "digits": load_digits,
-    "mnist-5k": load_mnist_5k,
-    "bbc-news": load_bbc_news,
-    "gene-families": load_gene_families,
-}
+
+def _as_loader(found: Any, name: str) -> Loader:
+    loader = require_callable(found, name, key="data.source", signature="a function of nothing")
+
+    def load() -> Content:
+        content: Content = require_kind(
+            call_foreign(loader, name=name, key="data.source"),
+            f"what {name} returns",
+            Content,
+            key="data.source",
+        )
+        return content
+
+    return load
+
+
+DATASETS: Registry[Loader] = Registry(
+    "data.source",
+    "fedstill.datasets",
+    {
+        "digits": load_digits,
+        "mnist-5k": load_mnist_5k,
+        "bbc-news": load_bbc_news,
+        "gene-families": load_gene_families,
+    },
+    _as_loader,
+)
+"""Functions of nothing that return a `Content`."""

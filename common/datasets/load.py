@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from fedstill.common.config import DataConfig
-from fedstill.common.datasets.builtin import BUILTIN
+from fedstill.common.datasets.builtin import DATASETS
 from fedstill.common.datasets.draws import complement, draw_groups, draw_stratified
 from fedstill.common.datasets.hub import absolute_hub_source, is_hub_source, name_hub_source, read_hub
 from fedstill.common.datasets.paths import read_path
@@ -26,6 +26,7 @@ from fedstill.common.datasets.values import (
     resolve_layout,
 )
 from fedstill.common.errors import DataError
+from fedstill.common.modules import is_reference
 from fedstill.common.seeding import stream
 
 
@@ -46,9 +47,9 @@ def load_dataset(config: DataConfig, *, seed: int) -> Dataset:
             data set; one line says what.
     """
     origin = config.source
-    if origin in BUILTIN:
-        content, name = BUILTIN[origin](), origin
-        if config.group_column:
+    if _is_named(origin):
+        content, name = DATASETS[origin](), origin
+        if config.group_column and (content.train is None or content.train.groups is None):
             raise DataError(f"data.group_column {config.group_column!r}: {origin} has no groups")
     elif is_hub_source(origin):
         options = ReadOptions(config.label_column, config.group_column, task=config.task)
@@ -108,9 +109,16 @@ def _settle_samples(
     return task, layout, x_train, x_test
 
 
+def _is_named(source: str) -> bool:
+    """Says whether a source is a name: the registry's goes before a path, module:function after it."""
+    if source in DATASETS.names():
+        return True
+    return is_reference(source) and not is_hub_source(source) and not Path(source).exists()
+
+
 def absolute_source(source: str) -> str:
     """Makes a path mean the same wherever a node runs; built-in names and missing paths stay as they are."""
-    if source in BUILTIN:
+    if _is_named(source):
         return source
     if is_hub_source(source):
         return absolute_hub_source(source)
@@ -128,11 +136,11 @@ def _find_path(source: str) -> Path:
         pass
     if unset := re.search(r"\$\{?(\w+)", str(path)):
         raise DataError(f"data.source {source!r}: the environment variable {unset.group(1)} is not set")
-    near = difflib.get_close_matches(source.lower(), BUILTIN, n=1, cutoff=0.4)
+    near = difflib.get_close_matches(source.lower(), DATASETS.names(), n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]!r}?" if near else "."
     raise DataError(
         f"{source!r} is neither a built-in data set nor an existing path{hint}"
-        f" Built in: {', '.join(BUILTIN)}."
+        f" Built in: {', '.join(DATASETS.names())}."
     )
 
 
@@ -250,8 +258,8 @@ def _read_split(
     test_fraction: float,
 ) -> tuple[Part, Content]:
     origin = str(source)
-    if origin in BUILTIN:
-        content = BUILTIN[origin]()
+    if _is_named(origin):
+        content = DATASETS[origin]()
         if split != "all" and content.train is not None:
             train, test = _cut_test_part(content.train, origin=origin, seed=seed, test_fraction=test_fraction)
             content = replace(content, train=train, test=test)

@@ -40,6 +40,9 @@ class Dataset:
     groups_test: Array | None = None
     scale: float = 1.0
     feature_names: tuple[str, ...] = ()
+    texts_train: Array | None = None
+    """Raw samples (S,) of str beside their ids, where an encoder made any; private ones are empty."""
+    texts_test: Array | None = None
 
     @property
     def sample_shape(self) -> tuple[int, ...]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from fedstill.common.config import DataConfig, FederationConfig
 from fedstill.common.datasets.draws import complement, draw_groups, draw_last_of_classes, draw_stratified
 from fedstill.common.datasets.records import Dataset, Partition, Splits
-from fedstill.common.errors import DataError, unknown_name
+from fedstill.common.errors import ConfigError, DataError
+from fedstill.common.modules import call_foreign
 from fedstill.common.partitioners import PARTITIONERS, Indices, PartitionOptions, sort_groups
 from fedstill.common.seeding import stream
 
@@ -45,8 +48,7 @@ def split_dataset(dataset: Dataset, *, data: DataConfig, federation: FederationC
         DataError: Sizes that leave nothing private, or nodes left without data
             (unless `federation.empty_nodes` is "skip").
     """
-    if federation.partitioner not in PARTITIONERS:
-        raise unknown_name("partitioner", federation.partitioner, PARTITIONERS)
+    PARTITIONERS[federation.partitioner]  # refused before anything is cut
     num_samples = len(dataset.y_train)
     num_server = _count(data.num_server, num_samples, key="data.num_server", least=2)
     num_public = _count(data.num_public, num_samples, key="data.num_public", least=1)
@@ -136,13 +138,18 @@ def _partition(
     if not refuses and minimum * num_nodes > len(private):
         minimum = 0
     groups = dataset.groups_train
-    parts = PARTITIONERS[federation.partitioner](
+    parts = call_foreign(
+        PARTITIONERS[federation.partitioner],
         dataset.y_train[private],
         None if groups is None else groups[private],
         num_nodes=num_nodes,
         rng=stream(seed, "partition"),
         options=PartitionOptions(federation.alpha, minimum, federation.labels_per_node),
+        name=federation.partitioner,
+        key="federation.partitioner",
     )
+    if federation.partitioner not in PARTITIONERS.built_in:
+        parts = _check_parts(parts, federation, num_samples=len(private))
     empty = [_node_id(index) for index, part in enumerate(parts) if not len(part)]
     if refuses and empty:
         more = f" and {len(empty) - 8} more" if len(empty) > 8 else ""
@@ -156,6 +163,19 @@ def _partition(
         )
         for index, part in enumerate(parts)
     )
+
+
+def _check_parts(parts: Any, federation: FederationConfig, *, num_samples: int) -> list[Indices]:
+    """Refuses what a stranger's partitioner should not have returned."""
+    name = f"federation.partitioner: {federation.partitioner}"
+    if not isinstance(parts, list | tuple) or len(parts) != federation.num_nodes:
+        found = f"{len(parts)} parts" if isinstance(parts, list | tuple) else type(parts).__name__
+        raise ConfigError(f"{name} should return a list of {federation.num_nodes} arrays, got {found}")
+    dealt = [np.asarray(part, np.int64).reshape(-1) for part in parts]
+    counts = np.bincount(np.concatenate(dealt).clip(0, num_samples), minlength=num_samples)
+    if len(counts) > num_samples or (counts != 1).any():
+        raise ConfigError(f"{name} should deal each of {num_samples} samples to exactly one node")
+    return [np.sort(part) for part in dealt]
 
 
 def _node_id(index: int) -> str:

@@ -1,16 +1,35 @@
 """Partitioners: how private samples are dealt to nodes."""
 
+from __future__ import annotations
+
+from typing import Any
+
 from fedstill.common.partitioners.dirichlet import partition_dirichlet
 from fedstill.common.partitioners.group import partition_by_group
 from fedstill.common.partitioners.iid import partition_iid
 from fedstill.common.partitioners.records import Indices, Partitioner, PartitionOptions, sort_groups
 from fedstill.common.partitioners.shards import partition_shards
+from fedstill.common.registry import Registry, require_callable
 
 __all__ = ["PARTITIONERS", "Indices", "PartitionOptions", "Partitioner", "sort_groups"]
 
-PARTITIONERS: dict[str, Partitioner] = {
-    "iid": partition_iid,
-    "dirichlet": partition_dirichlet,
-    "shards": partition_shards,
-    "group": partition_by_group,
-}
+
+def _as_partitioner(found: Any, name: str) -> Partitioner:
+    signature = "a function of (labels_S, groups_S, *, num_nodes, rng, options)"
+    partitioner: Partitioner = require_callable(
+        found, name, key="federation.partitioner", signature=signature
+    )
+    return partitioner
+
+
+PARTITIONERS: Registry[Partitioner] = Registry(
+    "partitioner",
+    "fedstill.partitioners",
+    {
+        "iid": partition_iid,
+        "dirichlet": partition_dirichlet,
+        "shards": partition_shards,
+        "group": partition_by_group,
+    },
+    _as_partitioner,
+)

@@ -6,7 +6,12 @@ may be missing imports it inside `open` and raises `ArtefactError` naming the ex
 
 from __future__ import annotations
 
-from fedstill.common.errors import ArtefactError
+from typing import Any
+
+from fedstill.common.compressors.exporters import EXPORTERS
+from fedstill.common.errors import ArtefactError, ConfigError, unknown_name
+from fedstill.common.modules import is_reference
+from fedstill.common.registry import Registry, require_kind
 from fedstill.common.runtimes.executorch_program import EXECUTORCH
 from fedstill.common.runtimes.onnx_graph import ONNX_RUNTIME
 from fedstill.common.runtimes.packed import PACKED_RUNTIME
@@ -14,17 +19,29 @@ from fedstill.common.runtimes.records import Runtime
 
 __all__ = ["RUNTIMES", "Runtime", "get_runtime"]
 
-RUNTIMES: dict[str, Runtime] = {
-    "executorch": EXECUTORCH,
-    "onnxruntime": ONNX_RUNTIME,
-    "packed": PACKED_RUNTIME,
-}
+
+def _as_runtime(found: Any, name: str) -> Runtime:
+    runtime: Runtime = require_kind(found, name, Runtime, key="runtime")
+    return runtime
+
+
+RUNTIMES: Registry[Runtime] = Registry(
+    "runtime",
+    "fedstill.runtimes",
+    {"executorch": EXECUTORCH, "onnxruntime": ONNX_RUNTIME, "packed": PACKED_RUNTIME},
+    _as_runtime,
+)
 
 
 def get_runtime(name: str) -> Runtime:
-    """Looks a runtime up by name; raises `ArtefactError` with the known ones."""
-    if name not in RUNTIMES:
-        raise ArtefactError(
-            f"expected a runtime of {', '.join(RUNTIMES)}, the artefact wants {name!r}: upgrade fedstill"
-        )
-    return RUNTIMES[name]
+    """Looks a runtime up by the name in an artefact's manifest; raises `ArtefactError` with the known ones.
+
+    An artefact is data from anywhere: no module is imported by its word, unless this process's own
+    configuration exports for that very runtime.
+    """
+    try:
+        if is_reference(name) and not EXPORTERS.knows(name):
+            raise unknown_name(RUNTIMES.key, name, RUNTIMES.names())
+        return RUNTIMES[name]
+    except ConfigError as error:
+        raise ArtefactError(f"the artefact cannot be run here: {error} Upgrade fedstill") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from fedstill.common.inference import Predictor
 
@@ -27,3 +27,5 @@ class Runtime:
     open: OpenModel
     to_graph: Callable[[Mapping[str, bytes]], bytes] | None = None
     """From the files to a serialised ONNX graph, for those who look inside; None: there is none."""
+    export: Callable[[Any], Any] | None = None
+    """From an `ExportJob` to an `ExportedModel` of this runtime, where `compress.runtime` may name it."""

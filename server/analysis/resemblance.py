@@ -22,10 +22,11 @@ from fedstill.common.compressors.quantisers import quantised_weights
 from fedstill.common.compressors.structure import load_compressed
 from fedstill.common.config import Config
 from fedstill.common.encoders import PADDING
-from fedstill.common.errors import ArtefactError, CheckpointError
+from fedstill.common.errors import ArtefactError, CheckpointError, ConfigError
 from fedstill.common.features import compute_features
 from fedstill.common.inference import open_session
 from fedstill.common.models import InputSpec, build_model
+from fedstill.common.models.foreign import takes_text
 from fedstill.common.seeding import stream, stream_seed
 from fedstill.common.training import deterministic, predict_logits
 from fedstill.common.wire import plan_from_proto
@@ -95,15 +96,26 @@ def compare_models(
     found = {}
     # One thread: batches this small cost more to share out than to compute.
     with deterministic(stream_seed(config.seed, "quality-floor"), num_threads=1):
-        teacher = None if exchange.teacher is None else _examine_module(exchange.teacher.model, questions)
+        teacher = _examine_teacher(exchange, questions, observe)
         for node_id in chosen:
             try:
                 found[node_id] = _compare_node(
                     run_dir / "nodes" / node_id, state.nodes[node_id], exchange, teacher, questions
                 )
-            except (ArtefactError, CheckpointError) as error:
+            except (ArtefactError, CheckpointError, ConfigError) as error:
                 observe(Warned(f"{node_id} is left out of the comparison of models: {error}"))
     return found
+
+
+def _examine_teacher(exchange: Exchange, questions: _Questions, observe: Observer) -> _Subject | None:
+    """Examines the teacher; None where there is none, or one that cannot be asked as students are."""
+    if exchange.teacher is None or takes_text(exchange.teacher.model):
+        return None
+    try:
+        return _examine_module(exchange.teacher.model, questions)
+    except ConfigError as error:
+        observe(Warned(f"the teacher is left out of the comparison of models: {error}"))
+        return None
 
 
 def _draw_questions(exchange: Exchange, rng: np.random.Generator) -> _Questions:

@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fedstill.common.config import Config
+from fedstill.common.config import Config, list_references
 from fedstill.common.devices import DeviceProfile, load_profile
 from fedstill.common.inference import describe_host
+from fedstill.common.modules import digest_files
 from fedstill.server.display.units import format_bytes, format_ratio, format_seconds
 from fedstill.server.exchange.encodings import AUTO
 from fedstill.server.federation.preparation import Run, check_names, prepare
@@ -88,6 +89,8 @@ def _workspace(config: Config) -> Path:
         "distill": config.distill.model_dump(),
         "chunk_bytes": config.exchange.chunk_bytes,
     }
+    if references := list_references(config):
+        identity["code"] = digest_files(references)
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     return find_cache_dir(config) / "workspaces" / digest[:32]
 

@@ -16,12 +16,12 @@ from fedstill.common.compressors.structure import load_compressed
 from fedstill.common.errors import CheckpointError, DataError, FedStillError, UsageError
 from fedstill.common.inference import Predictor, open_graph
 from fedstill.common.models import InputSpec, build_model, resolve_model
+from fedstill.common.models.foreign import build_own_teacher, takes_text, unwrap_logits
 from fedstill.common.onnx_export import trace_model
 from fedstill.common.seeding import stream_seed
 from fedstill.common.tracing import find_untraceable_layer
 from fedstill.common.training import deterministic, digest_weights
 from fedstill.server.compress.records import Material
-from fedstill.server.exchange.teacher import import_factory
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,14 +73,25 @@ def load_given(text: str, *, model_name: str, width: float, material: Material, 
             model = build_model(name, spec, num_classes=num_classes, width=width)
             load_compressed(model, path)
         elif ":" in text and not path.exists():
-            name, model = text, import_factory(text)(spec, num_classes)
-            if not isinstance(model, nn.Module):
-                raise UsageError(f"expected {text} to return a torch.nn.Module, got {type(model).__name__}")
+            name, model = text, build_own_teacher(text, spec, num_classes, key="MODEL")
+            if takes_text(model):
+                raise UsageError(f"{text} takes texts: what runs on a device is fed with ids")
+            model = _take_logits(model, spec)
         else:
             raise UsageError(f"expected a .safetensors file, an .onnx file or module:function, got {text!r}")
     _check_output(model, spec, num_classes, name=name)
     graph = export_graph(model, spec)
     return Given(name, graph, open_graph(graph.SerializeToString()), digest_weights(model), model.eval())
+
+
+def _take_logits(model: nn.Module, spec: InputSpec) -> nn.Module:
+    example = torch.zeros((2, *spec.sample_shape), dtype=getattr(torch, spec.dtype))
+    try:
+        with torch.no_grad():
+            answer = model.eval()(example)
+    except Exception:  # noqa: BLE001 - told with its layer by the check of its output
+        return model
+    return unwrap_logits(model, answer)
 
 
 def export_graph(model: nn.Module, spec: InputSpec) -> onnx.ModelProto:

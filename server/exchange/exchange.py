@@ -9,10 +9,11 @@ import numpy as np
 from fedstill.common.config import Config
 from fedstill.common.datasets import Dataset, Splits
 from fedstill.common.models import InputSpec
+from fedstill.common.models.foreign import takes_text
 from fedstill.common.views import Views, open_views
 from fedstill.server.exchange.encodings import encode_labels
 from fedstill.server.exchange.publication import Encoding, Publication
-from fedstill.server.exchange.teacher import Teacher
+from fedstill.server.exchange.teacher import Teacher, seen_by
 from fedstill.server.labels import LabelSet, LabelStore
 from fedstill.server.run.records import ConclusionRecord, ExchangeRecord
 
@@ -37,6 +38,14 @@ class Exchange:
         """What soft labels belong to, row by row: the public samples, or all their views."""
         samples_S = self.dataset.x_train[self.splits.public]
         return open_views(samples_S, self.publication.views, self.spec)
+
+    @property
+    def teacher_rows(self) -> np.ndarray | Views:
+        """The public rows as the teacher takes them: `public_rows`, or raw texts."""
+        assert self.teacher is not None
+        if takes_text(self.teacher.model):
+            return seen_by(self.teacher.model, self.dataset).x_train[self.splits.public]
+        return self.public_rows
 
     def find_labels(self, *, origin: str) -> LabelSet | None:
         """Finds the soft labels of the public rows that a teacher gave before."""

@@ -6,7 +6,7 @@ import numpy as np
 from torch import nn
 
 from fedstill.common.features import compute_features
-from fedstill.common.losses import FEATURE_LOSSES
+from fedstill.common.losses import compares_features, feature_tap
 from fedstill.common.training import deterministic
 from fedstill.server.exchange.exchange import Exchange
 
@@ -28,11 +28,12 @@ def publish_hints(exchange: Exchange, teacher: nn.Module) -> None:
         ConfigError: The teacher has no such features.
     """
     name = exchange.config.distill.loss
-    if name not in FEATURE_LOSSES:
+    if not compares_features(name):
         return
+    kind = feature_tap(name)
     with deterministic(0, num_threads=exchange.config.teacher.num_threads):
-        features = compute_features(teacher, exchange.public_rows, kind=name)
-    exchange.publish_features(scale_features(features, kind=name))
+        features = compute_features(teacher, exchange.public_rows, kind=kind)
+    exchange.publish_features(scale_features(features, kind=kind))
 
 
 def scale_features(features: np.ndarray, *, kind: str) -> np.ndarray:

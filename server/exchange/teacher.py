@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import importlib
-import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +14,11 @@ from torch.nn import functional
 
 from fedstill.common.config import TeacherConfig
 from fedstill.common.datasets import Dataset, Splits
-from fedstill.common.errors import ConfigError, FedStillError
+from fedstill.common.errors import ConfigError
 from fedstill.common.inference import OnnxPredictor, measure_latency, open_graph
 from fedstill.common.models import InputSpec, build_model, resolve_model
+from fedstill.common.models.foreign import build_own_teacher, takes_text, unwrap_logits
+from fedstill.common.modules import call_foreign, is_reference
 from fedstill.common.onnx_export import trace_model
 from fedstill.common.seeding import stream, stream_seed
 from fedstill.common.training import (
@@ -31,6 +31,7 @@ from fedstill.common.training import (
     predict_logits,
     shuffled_batches,
     steps_per_epoch,
+    to_input,
 )
 from fedstill.common.views import Views, changes
 
@@ -82,7 +83,7 @@ def make_teacher(
         ConfigError: An unknown model or a factory that gives none.
         CheckpointError: The checkpoint does not fit the model.
     """
-    name, model = _build(config, spec, dataset.num_classes, seed=seed)
+    name, model = build_teacher(config, dataset, splits, spec, seed=seed)
     if checkpoint is None and config.checkpoint:
         checkpoint = Path(config.checkpoint)
     num_epochs = 0
@@ -107,7 +108,8 @@ def find_hits(model: nn.Module, dataset: Dataset, samples: np.ndarray) -> np.nda
         Whether each is classified rightly, bool (S,).
     """
     hits_S: np.ndarray = (
-        predict_logits(model, dataset.x_train[samples]).argmax(axis=1) == dataset.y_train[samples]
+        predict_logits(model, seen_by(model, dataset).x_train[samples]).argmax(axis=1)
+        == dataset.y_train[samples]
     )
     return hits_S
 
@@ -117,33 +119,53 @@ def teacher_device(config: TeacherConfig) -> str:
     return choose_device(config.device, key="teacher.device")
 
 
-def _build(config: TeacherConfig, spec: InputSpec, num_classes: int, *, seed: int) -> tuple[str, nn.Module]:
+def build_teacher(
+    config: TeacherConfig, dataset: Dataset, splits: Splits, spec: InputSpec, *, seed: int
+) -> tuple[str, nn.Module]:
+    """Builds the teacher with its first weights: one of the registry, or of a user's function.
+
+    Args:
+        config: The teacher's part of the configuration.
+        dataset: All samples.
+        splits: Which of them are the server's.
+        spec: What samples look like.
+        seed: The run's seed.
+
+    Returns:
+        Its name, and a module whose answers are logits.
+
+    Raises:
+        ConfigError: An unknown model, or a function that gives none, or none for these samples.
+    """
+    own, key = find_own_teacher(config)
     with deterministic(stream_seed(seed, "teacher-weights"), num_threads=1):
-        if not config.factory:
+        if not own:
             name = resolve_model(config.model, role="teacher", spec=spec)
-            return name, build_model(name, spec, num_classes=num_classes)
-        factory = import_factory(config.factory)
-        model = factory(spec, num_classes)
-    if not isinstance(model, nn.Module):
-        raise ConfigError(
-            f"teacher.factory: expected {config.factory} to return a torch.nn.Module,"
-            f" got {type(model).__name__}"
-        )
-    return config.factory, model
+            return name, build_model(name, spec, num_classes=dataset.num_classes)
+        model = build_own_teacher(own, spec, dataset.num_classes, key=key)
+        if takes_text(model) and dataset.texts_train is None:
+            raise ConfigError(f"{key}: {own} takes texts, and the data holds {dataset.task} samples")
+        example = to_input(seen_by(model, dataset).x_train[splits.server_train[:2]])
+        model.eval()
+        with torch.no_grad():
+            answer = call_foreign(model, example, name=f"the model of {own}", key=key)
+        return own, unwrap_logits(model, answer).train()
 
 
-def import_factory(text: str) -> Callable[[InputSpec, int], nn.Module]:
-    """Imports a user's function from input specification and classes to a module; raises `ConfigError`."""
-    module_name, _, function_name = text.partition(":")
-    if not module_name or not function_name:
-        raise ConfigError(f"teacher.factory: expected module:function, got {text!r}")
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))  # a user's module lies where the command runs
-    try:
-        factory = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"teacher.factory: cannot import {text}: {error}") from None
-    return factory  # type: ignore[no-any-return]
+def find_own_teacher(config: TeacherConfig) -> tuple[str, str]:
+    """Finds the `module:function` that makes the teacher, and its key; empty where the registry does."""
+    if config.factory:
+        return config.factory, "teacher.factory"
+    return (config.model if is_reference(config.model) else ""), "teacher.model"
+
+
+def seen_by(model: nn.Module, dataset: Dataset) -> Dataset:
+    """Gives a data set as a model takes it: with raw texts instead of ids, for a teacher that reads them."""
+    if not takes_text(model):
+        return dataset
+    assert dataset.texts_train is not None
+    assert dataset.texts_test is not None
+    return replace(dataset, x_train=dataset.texts_train, x_test=dataset.texts_test)
 
 
 def _train(
@@ -155,6 +177,7 @@ def _train(
     seed: int,
     on_epoch: Callable[[int, str], None],
 ) -> int:
+    dataset = seen_by(model, dataset)
     train, validation = splits.server_train, splits.server_validation
     x_val = dataset.x_train[validation]
     y_val = torch.from_numpy(dataset.y_train[validation])
@@ -168,7 +191,7 @@ def _train(
             chosen = np.sort(train[index])
             x = dataset.x_train[chosen]
             yield (
-                torch.from_numpy(shift_images(x, rng, reach=shift) if shift else x),
+                to_input(shift_images(x, rng, reach=shift) if shift else x),
                 torch.from_numpy(dataset.y_train[chosen]),
             )
 
@@ -225,7 +248,7 @@ def measure_teacher_latency(teacher: nn.Module, spec: InputSpec, x_S: np.ndarray
 
     None where the teacher does not run there.
     """
-    predict = _open_fast(teacher, spec, x_S[:8], num_threads=1)
+    predict = None if takes_text(teacher) else _open_fast(teacher, spec, x_S[:8], num_threads=1)
     return None if predict is None else measure_latency(predict, x_S)
 
 
@@ -247,7 +270,8 @@ def label_samples(
     Args:
         teacher: The teacher, in evaluation mode.
         spec: What samples look like.
-        x_S: Raw samples (S, *sample_shape); may be a memory map, or views.
+        x_S: Raw samples (S, *sample_shape); may be a memory map, or views. Texts (S,), for a teacher
+            that takes those.
         num_threads: Threads of either runtime.
         device: Where to run, as `choose_device` says.
         batch_size: Samples per call.
@@ -257,7 +281,7 @@ def label_samples(
         Logits (S, C), float32.
     """
     predict = None
-    if device == "cpu":
+    if device == "cpu" and not takes_text(teacher):
         predict = _open_fast(teacher, spec, x_S[:8], num_threads=num_threads)
     parts = []
     teacher.to(device)
@@ -279,9 +303,9 @@ def _open_fast(
 ) -> OnnxPredictor | None:
     try:
         predict = open_graph(trace_model(teacher, spec).SerializeToString(), num_threads=num_threads)
-    except (FedStillError, ValueError):  # not exportable, or beyond protobuf's 2 GB: torch it is
+        logits = predict(x_S)
+    except Exception:  # noqa: BLE001 - not exportable, or beyond protobuf's 2 GB, or not run: torch it is
         return None
-    logits = predict(x_S)
     expected = predict_logits(teacher, x_S)
     close = np.allclose(logits, expected, rtol=LOGIT_TOLERANCE, atol=LOGIT_TOLERANCE)
     return predict if close else None

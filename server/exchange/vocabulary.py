@@ -40,7 +40,18 @@ def encode_dataset(dataset: Dataset, splits: Splits, config: DataConfig) -> tupl
     x_train = np.full((len(dataset.x_train), encoder.max_length), PADDING, encoder.dtype)
     encoded = np.concatenate([visible, splits.server_validation])
     x_train[encoded] = encoder.encode(dataset.x_train[encoded])
-    return replace(dataset, x_train=x_train, x_test=encoder.encode(dataset.x_test)), encoder
+    texts_train = np.full(len(dataset.x_train), "", object)
+    texts_train[encoded] = dataset.x_train[encoded]
+    return (
+        replace(
+            dataset,
+            x_train=x_train,
+            x_test=encoder.encode(dataset.x_test),
+            texts_train=texts_train,
+            texts_test=dataset.x_test,
+        ),
+        encoder,
+    )
 
 
 def read_encoder(exchange: Exchange) -> Encoder | None:

@@ -9,26 +9,32 @@ from pathlib import Path
 import numpy as np
 
 from fedstill.common.codecs import get_codec
+from fedstill.common.compressors.exporters import EXPORTERS
 from fedstill.common.config import Config
 from fedstill.common.datasets import load_dataset, split_dataset
 from fedstill.common.errors import ConfigError
 from fedstill.common.files import atomic_path
-from fedstill.common.losses import FEATURE_LOSSES, get_loss
-from fedstill.common.models import measure_input
+from fedstill.common.losses import compares_features, get_loss
+from fedstill.common.models import find_family, measure_input
+from fedstill.common.models.foreign import load_own_teacher
+from fedstill.common.partitioners import PARTITIONERS
 from fedstill.common.training import count_bytes, count_parameters, digest_weights, save_weights
-from fedstill.server.aggregators import TAKES_WEIGHTS, get_aggregator
+from fedstill.server.aggregators import TAKES_WEIGHTS, get_aggregator, takes_weights
 from fedstill.server.exchange.encodings import AUTO
 from fedstill.server.exchange.exchange import Exchange
 from fedstill.server.exchange.hints import publish_hints
 from fedstill.server.exchange.publication import publish_public, publish_samples
 from fedstill.server.exchange.teacher import (
     Teacher,
+    find_own_teacher,
     label_samples,
     make_teacher,
     measure_teacher_latency,
+    seen_by,
     teacher_device,
 )
 from fedstill.server.exchange.vocabulary import encode_dataset
+from fedstill.server.federation.trials import try_own
 from fedstill.server.figures.labels import measure_entropy
 from fedstill.server.figures.scoring import TeacherFacts, Truth, measure_accuracy
 from fedstill.server.labels import LabelStore
@@ -76,11 +82,19 @@ def check_names(config: Config) -> None:
     """
     scheme = get_scheme(config.federation.scheme)
     get_loss(config.distill.loss)
+    if compares_features(config.distill.loss) and config.compress.plan.changes_training:
+        raise ConfigError(
+            f"distill.loss {config.distill.loss} compares features of one width: take another loss, or"
+            " compress.steps=quantise without compress.qat"
+        )
+    EXPORTERS[config.compress.runtime]
+    PARTITIONERS[config.federation.partitioner]
+    _check_models(config)
     if config.exchange.codec != AUTO:
         get_codec(config.exchange.codec)
     check_planning(config)
     get_aggregator(config.federation.aggregator)
-    if config.distill.loss in FEATURE_LOSSES and not scheme.has_teacher:
+    if compares_features(config.distill.loss) and not scheme.has_teacher:
         known = ", ".join(name for name, other in SCHEMES.items() if other.has_teacher)
         raise ConfigError(
             f"distill.loss = {config.distill.loss} compares features with a teacher's, and the scheme"
@@ -89,7 +103,7 @@ def check_names(config: Config) -> None:
     if (
         config.federation.staleness == "weigh"
         and scheme.rows == "public"
-        and config.federation.aggregator not in TAKES_WEIGHTS
+        and not takes_weights(config.federation.aggregator)
     ):
         raise ConfigError(
             f"federation.staleness = weigh: the aggregator {config.federation.aggregator} counts every node"
@@ -107,6 +121,17 @@ def check_names(config: Config) -> None:
             f"the scheme {config.federation.scheme} averages weights position by position and needs one"
             f" architecture; set student.model to one of {config.student.model}, or choose another scheme"
         )
+
+
+def _check_models(config: Config) -> None:
+    own, key = find_own_teacher(config.teacher)
+    if own:
+        load_own_teacher(own, key=key)
+    elif config.teacher.model != "auto":
+        find_family(config.teacher.model, role="teacher")
+    for name in (part.strip() for part in config.student.model.split(",")):
+        if name != "auto":
+            find_family(name, role="student")
 
 
 def prepare(run: Run) -> Prepared:
@@ -128,6 +153,7 @@ def prepare(run: Run) -> Prepared:
     with timed_phase(run.observe, "data"):
         exchange = _open_exchange(run)
         dataset, splits = exchange.dataset, exchange.splits
+        try_own(exchange, holds_teacher=_holds_teacher(run))
         if scheme.uses_public:
             exchange.publication = publish_public(
                 exchange.store, config, exchange.publication, dataset.x_train[splits.public]
@@ -172,11 +198,16 @@ def _open_exchange(run: Run) -> Exchange:
     return Exchange(config, store, dataset, splits, spec, publication)
 
 
+def _holds_teacher(run: Run) -> bool:
+    # A file from a life that ended before it was committed is trained again: what it took is not known.
+    path = run.run_dir / (run.state.exchange.teacher_file or WEIGHTS_FILE)
+    return path.exists() and run.state.exchange.teacher_epochs is not None
+
+
 def _open_teacher(run: Run, exchange: Exchange) -> Teacher:
     path = run.run_dir / (run.state.exchange.teacher_file or WEIGHTS_FILE)
     config = run.config.teacher
-    # A file from a life that ended before it was committed is trained again: what it took is not known.
-    num_epochs = run.state.exchange.teacher_epochs if path.exists() else None
+    num_epochs = run.state.exchange.teacher_epochs if _holds_teacher(run) else None
     with timed_phase(run.observe, "teacher", config.num_epochs):
         teacher = make_teacher(
             config,
@@ -206,7 +237,7 @@ def _open_teacher(run: Run, exchange: Exchange) -> Teacher:
 def _publish_soft_labels(run: Run, exchange: Exchange) -> None:
     teacher = exchange.teacher
     assert teacher is not None
-    public_S = exchange.public_rows
+    public_S = exchange.teacher_rows
     origin = digest_weights(teacher.model)
     with timed_phase(run.observe, "labels", len(public_S)):
         known = exchange.find_labels(origin=origin)
@@ -250,7 +281,7 @@ def judge_teacher(run: Run, exchange: Exchange, truth: Truth) -> tuple[Truth, Te
         predicted = label_samples(
             teacher.model,
             exchange.spec,
-            dataset.x_test,
+            seen_by(teacher.model, dataset).x_test,
             num_threads=run.config.teacher.num_threads,
             device=teacher_device(run.config.teacher),
         ).argmax(axis=1)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 from fedstill.common.config import Config
-from fedstill.common.losses import FEATURE_LOSSES
+from fedstill.common.losses import compares_features
 from fedstill.common.models import InputSpec, resolve_model
 from fedstill.common.wire import plan_to_proto
 from fedstill.protos.fedstill.v1 import fleet_pb2
-from fedstill.server.aggregators import NEEDS_CLASS_COUNTS
+from fedstill.server.aggregators import needs_class_counts
 from fedstill.server.run.state import NodeState
 from fedstill.server.schemes import get_scheme
 
@@ -72,11 +72,11 @@ def plan_training(config: Config, *, num_steps: int) -> fleet_pb2.Hyperparameter
         learning_rate=distill.learning_rate,
         weight_decay=distill.weight_decay,
         proximal_mu=federation.proximal_mu,
-        feature_weight=distill.feature_weight if distill.loss in FEATURE_LOSSES else 0.0,
+        feature_weight=distill.feature_weight if compares_features(distill.loss) else 0.0,
         mode=distill.mode,
         more=json.dumps(more) if more else "",
         begins_together=scheme.begins_together,
-        wants_class_counts=answers_labels and federation.aggregator in NEEDS_CLASS_COUNTS,
+        wants_class_counts=answers_labels and needs_class_counts(federation.aggregator),
         selective_quantile=federation.selective_quantile if answers_labels else 0.0,
         revisit_ratio=federation.revisit_ratio if answers_labels else 0.0,
     )

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from fedstill.common.artefact import collect_files, write_artefact
+from fedstill.common.compressors.exporters import EXPORTERS
 from fedstill.common.compressors.lowrank import factorise_layers
 from fedstill.common.compressors.pruning import count_channels, prune_channels
 from fedstill.common.costs import count_macs
@@ -28,7 +29,7 @@ from fedstill.common.errors import FedStillError
 from fedstill.common.files import write_text_atomically
 from fedstill.common.inference import describe_host
 from fedstill.common.installation import describe_versions
-from fedstill.common.models import InputSpec
+from fedstill.common.models import MODELS, InputSpec
 from fedstill.common.runtimes import get_runtime
 from fedstill.common.students import StudentDesign, build_student, describe_student, export_student
 from fedstill.common.training import count_bytes, count_parameters
@@ -120,6 +121,9 @@ def _identify(candidate: Candidate, subject: Subject) -> str:
         "host": describe_host(),
         "versions": versions,
     }
+    own = [MODELS.digest_code(candidate.model), EXPORTERS.digest_code(candidate.compression.runtime)]
+    if any(own):
+        identity["code"] = own
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 

@@ -20,11 +20,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from fedstill.common.compressors.exporters import EXPORTERS
 from fedstill.common.compressors.recovery import make_recovery
 from fedstill.common.files import write_text_atomically
 from fedstill.common.inference import predict_probabilities
 from fedstill.common.installation import describe_versions
-from fedstill.common.losses import get_loss
+from fedstill.common.losses import LOSSES, get_loss
+from fedstill.common.models import MODELS
 from fedstill.common.runtimes import get_runtime
 from fedstill.common.seeding import stream, stream_seed
 from fedstill.common.students import build_student, export_student
@@ -114,6 +116,10 @@ def _identify(candidate: Candidate, subject: Subject, exchange: Exchange, origin
         "steps": [NUM_STEPS, MAX_SAMPLES, exchange.config.seed],
         "versions": describe_versions("torch", "onnxruntime"),
     }
+    own = [MODELS.digest_code(candidate.model), LOSSES.digest_code(distill.loss)]
+    own += [EXPORTERS.digest_code(candidate.compression.runtime)]
+    if any(own):
+        identity["code"] = own
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from fedstill.common.errors import ExchangeError
 from fedstill.protos.fedstill.v1 import fleet_pb2
-from fedstill.server.aggregators import NEEDS_CLASS_COUNTS
+from fedstill.server.aggregators import needs_class_counts
 from fedstill.server.aggregators.admission import check_upload
 from fedstill.server.exchange.exchange import Exchange
 from fedstill.server.labels import UploadStore
@@ -49,7 +49,7 @@ def receive_contribution(
         known = np.isfinite(values).all(axis=1)
         check_upload(values[known], num_samples=int(known.sum()), num_classes=num_classes)
         counts = np.array([num_train_samples])
-        if exchange.config.federation.aggregator in NEEDS_CLASS_COUNTS:
+        if needs_class_counts(exchange.config.federation.aggregator):
             counts = _read_counts(response, num_classes, num_train_samples)
     elif scheme.rows in ("classes", "features"):
         counts = _read_counts(response, num_classes, num_train_samples)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -51,6 +52,9 @@ class Scheme:
     """One more round ends a run, in which nodes take the last conclusion over and learn nothing."""
     is_alone: bool = False
     """Nodes learn from their private data alone: a student is its own `local` control."""
+    learn: Callable[..., Any] | None = None
+    """What nodes do, from a `Lesson` to an `Outcome`, in a scheme of the user's module; ours stand in
+    `fedstill.clients.schemes`."""
 
     @property
     def shares_architecture(self) -> bool:

