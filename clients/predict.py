@@ -11,7 +11,7 @@ from fedstill.common.artefact import Artefact, read_artefact
 from fedstill.common.datasets import Samples, read_samples
 from fedstill.common.errors import DataError
 from fedstill.common.files import atomic_path
-from fedstill.common.inference import predict_probabilities
+from fedstill.common.prediction import OpenArtefact
 
 
 def predict_file(
@@ -46,8 +46,7 @@ def predict_file(
     # Resolved once: a link to what is served may be switched while the files are read.
     artefact = read_artefact(artefact_dir.resolve(), num_threads=num_threads)
     samples = read_for_artefact(artefact, data, split=split, label_column=label_column)
-    x = samples.x if artefact.encoder is None else artefact.encoder.encode(samples.x)
-    probabilities = predict_probabilities(artefact.predict, x)
+    probabilities = OpenArtefact(artefact).predict_probabilities(samples.x)
     predicted = probabilities.argmax(axis=1)
     with atomic_path(output) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")

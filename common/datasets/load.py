@@ -235,7 +235,7 @@ def read_samples(
     _check_part(part, origin=origin, task=content.task)
     if task != "auto" and content.task != (task if task in RAW_TASKS else ""):
         raise DataError(f"{origin}: expected {task} samples, got {content.task or 'numbers'}")
-    x = part.x if content.task else _fit_shape(part.x, expected_shape, origin=origin)
+    x = part.x if content.task else fit_shape(part.x, expected_shape, origin=origin)
     if not content.task and expected_dtype is None:
         (x,) = narrow_samples([x], task="auto", origin=origin)
     elif not content.task:
@@ -297,7 +297,7 @@ def _join(train: Part, test: Part, test_mask: Array | None, *, origin: str) -> P
     return both.take(np.argsort(order, kind="stable"))
 
 
-def _fit_shape(x_S: Array, expected: tuple[int, ...] | None, *, origin: str) -> Array:
+def fit_shape(x_S: Array, expected: tuple[int, ...] | None, *, origin: str) -> Array:
     got = x_S.shape[1:]
     if expected is None or got == tuple(expected):
         return x_S
