@@ -15,10 +15,10 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedstill.common.certificates import is_loopback
-from fedstill.common.config import Config, from_run_config, load_config, to_toml
+from fedstill.common.config import Config, from_run_config, list_references, load_config, to_toml
 from fedstill.common.errors import RunError, UsageError
 from fedstill.common.files import write_text_atomically
-from fedstill.common.modules import confined_to_bundle
+from fedstill.common.modules import BUNDLE_FOLDER, confined_to_bundle, copy_files
 from fedstill.server.display.progress import make_progress
 from fedstill.server.federation.coordinator import Run, run_federation
 from fedstill.server.labels import LabelService, LabelStore
@@ -90,6 +90,7 @@ def open_run(
         with _undone_on_mistake(folder, state):
             if not resume:
                 write_text_atomically(folder / "config.toml", to_toml(config))
+                copy_files(list_references(config), folder / BUNDLE_FOLDER)  # resumed wherever it is
             commit_state(state, folder)
             yield folder, state
 

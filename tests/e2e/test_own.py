@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -114,6 +115,28 @@ def test_five_things_of_a_users_own_run_on_ray_from_one_file(tmp_path: Path) -> 
     done = fedstill("simulate", "run.toml", "--run-dir", "run", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     check_five(tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_run_is_resumed_where_its_modules_are_not(tmp_path: Path) -> None:
+    beside, elsewhere = tmp_path / "beside", tmp_path / "elsewhere"
+    beside.mkdir()
+    elsewhere.mkdir()
+    (beside / "own_five.py").write_text(MODULE)
+    (beside / "run.toml").write_text('[distill]\nloss = "own_five:loss"\n')
+    keys = [
+        "federation.num_nodes=2",
+        "federation.num_rounds=1",
+        "teacher.num_epochs=2",
+        "distill.num_epochs=2",
+    ]
+    settings = [part for key in keys for part in ("--set", key)]
+    run = str(tmp_path / "run")
+    command = ["simulate", str(beside / "run.toml"), "--grid", "local", "--run-dir", run, *settings]
+    assert fedstill(*command, folder=elsewhere).returncode == 0
+    shutil.rmtree(beside)
+    done = fedstill("simulate", "--grid", "local", "--resume", run, folder=elsewhere)
+    assert done.returncode == 0, done.stderr
 
 
 TEXT_MODULE = '''
