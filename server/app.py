@@ -49,9 +49,12 @@ RUNS_DIR = Path("runs")
 def name_run(config: Config) -> str:
     """Makes up a run id that no other run has, sorted by time."""
     source = Path(config.data.source).name.split(".")[0] or "data"
-    plain = "".join(letter if letter.isalnum() else "-" for letter in source)[:32]
+    plain, scheme = (
+        "".join(letter if letter.isalnum() else "-" for letter in name)[:32]
+        for name in (source, config.federation.scheme)
+    )
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    return f"{stamp}-{plain}-{config.federation.scheme}-{secrets.token_hex(2)}"
+    return f"{stamp}-{plain}-{scheme}-{secrets.token_hex(2)}"
 
 
 @contextmanager
