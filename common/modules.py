@@ -26,7 +26,7 @@ from fedstill.common.errors import ConfigError, FedStillError, near_name
 VARIABLE = "FEDSTILL_MODULES"
 """Folders in which this process, and those that it starts, look; they stand before installed modules."""
 BUNDLE_FOLDER = "modules"
-"""Where an app bundle keeps them: beside our own folders, so that no name of theirs covers ours."""
+"""Where an app bundle keeps them, beside our own folders so that none covers ours, and a run folder too."""
 _REFERENCE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 # On modules that came from a folder of the user's: which one.
 _ORIGIN = "__fedstill_folder__"

@@ -32,6 +32,7 @@ from fedstill.common.models import InputSpec
 INPUT_NAME = "samples"
 OUTPUT_NAME = "logits"
 OPSET = 20
+_UNUSED = "unused"
 MAX_KEPT = 64
 """Graphs in a folder; pruned students bring new ones again and again."""
 
@@ -55,7 +56,18 @@ def trace_model(model: nn.Module, spec: InputSpec) -> onnx.ModelProto:
     if _has_twins(proto):
         proto = _without_prefix(_export(_Holder(model), spec))
     strip_metadata(proto)
+    _note_unused(proto, model)
     return proto
+
+
+def _note_unused(proto: onnx.ModelProto, model: nn.Module) -> None:
+    """Keeps a place for weights that are used under another name, or never, until weights are swapped."""
+    known = {tensor.name for tensor in proto.graph.initializer}
+    for name, value in model.state_dict().items():
+        if name not in known and not name.endswith("num_batches_tracked"):
+            tensor = numpy_helper.from_array(value.detach().cpu().numpy(), name)
+            tensor.doc_string = _UNUSED
+            proto.graph.initializer.append(tensor)
 
 
 def _export(model: nn.Module, spec: InputSpec) -> onnx.ModelProto:
@@ -193,7 +205,10 @@ def swap_weights(traced: onnx.ModelProto, model: nn.Module) -> onnx.ModelProto:
         if tensor is None or tuple(tensor.dims) != tuple(value.shape):
             found = "nothing" if tensor is None else str(tuple(tensor.dims))
             raise FedStillError(f"expected {name} {tuple(value.shape)} in the traced graph, found {found}")
+        unused = tensor.doc_string == _UNUSED
         tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value.detach().cpu().numpy()), name))
+        if unused:
+            proto.graph.initializer.remove(tensor)
     return proto
 
 

@@ -245,9 +245,14 @@ def save_weights(model: nn.Module, path: Path) -> None:
 
     from fedstill.common.files import write_bytes_atomically
 
-    write_bytes_atomically(
-        path, save({name: value.contiguous() for name, value in model.state_dict().items()})
-    )
+    state: dict[str, torch.Tensor] = {}
+    places: set[int] = set()
+    for name, value in model.state_dict().items():
+        place = value.untyped_storage().data_ptr()
+        # Weights that a model uses twice stand twice in the file: safetensors refuses shared memory.
+        state[name] = value.clone() if place in places else value.contiguous()
+        places.add(place)
+    write_bytes_atomically(path, save(state))
 
 
 def load_weights(model: nn.Module, path: Path) -> None:

@@ -13,7 +13,7 @@ from rich.console import Console
 from fedstill.common.config import Config, config_schema, load_config, reference
 from fedstill.common.console import VersionOption, exit_with, run_command
 from fedstill.common.errors import EXIT_DONE, EXIT_FAILED, UsageError
-from fedstill.common.modules import looking_in
+from fedstill.common.modules import BUNDLE_FOLDER, looking_in
 from fedstill.server.commands.certs import certs_cli, fleet_cli
 
 cli = typer.Typer(
@@ -84,6 +84,7 @@ def simulate(
             grid_name=grid,
             ray_address=ray_address,
             observers=[progress],
+            module_folders=[run_dir / BUNDLE_FOLDER],
         )
     finally:
         progress.close()
@@ -229,7 +230,8 @@ def coordinator(
         typer.echo(print_commands(site, settings, run_dir))
         return
     if not (run_dir / "summary.json").exists():
-        coordinate(site, settings, run_dir, say=typer.echo, resume=resume)
+        with looking_in(run_dir / BUNDLE_FOLDER):
+            coordinate(site, settings, run_dir, say=typer.echo, resume=resume)
     typer.echo(f"run folder  {run_dir}")
 
 

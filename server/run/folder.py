@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fedstill.common.config import Config, load_config, to_toml
+from fedstill.common.config import Config, list_references, load_config, to_toml
 from fedstill.common.errors import RunError, UsageError
 from fedstill.common.files import write_text_atomically
+from fedstill.common.modules import BUNDLE_FOLDER, copy_files
 from fedstill.server.run.state import (
     LOCK_FILE,
     STATE_FILE,
@@ -29,9 +30,12 @@ RUNS_DIR = Path("runs")
 def name_run(config: Config) -> str:
     """Makes up a run id that no other run has, sorted by time."""
     source = Path(config.data.source).name.split(".")[0] or "data"
-    plain = "".join(letter if letter.isalnum() else "-" for letter in source)[:32]
+    plain, scheme = (
+        "".join(letter if letter.isalnum() else "-" for letter in name)[:32]
+        for name in (source, config.federation.scheme)
+    )
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    return f"{stamp}-{plain}-{config.federation.scheme}-{secrets.token_hex(2)}"
+    return f"{stamp}-{plain}-{scheme}-{secrets.token_hex(2)}"
 
 
 @contextmanager
@@ -70,6 +74,7 @@ def open_run(
         with _undone_on_mistake(folder, state):
             if not resume:
                 write_text_atomically(folder / "config.toml", to_toml(config))
+                copy_files(list_references(config), folder / BUNDLE_FOLDER)  # resumed wherever it is
             commit_state(state, folder)
             yield folder, state
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +17,7 @@ import pytest
 from fedstill.common.config import load_config
 from fedstill.common.errors import ConfigError
 from fedstill.server.simulate import simulate
+from tests.server.grids.test_ray_cluster import end, start_ray
 
 MODULE = """
 import math
@@ -114,6 +119,121 @@ def test_five_things_of_a_users_own_run_on_ray_from_one_file(tmp_path: Path) -> 
     done = fedstill("simulate", "run.toml", "--run-dir", "run", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     check_five(tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_run_is_resumed_where_its_modules_are_not(tmp_path: Path) -> None:
+    beside, elsewhere = tmp_path / "beside", tmp_path / "elsewhere"
+    beside.mkdir()
+    elsewhere.mkdir()
+    (beside / "own_five.py").write_text(MODULE)
+    (beside / "run.toml").write_text('[distill]\nloss = "own_five:loss"\n')
+    keys = [
+        "federation.num_nodes=2",
+        "federation.num_rounds=1",
+        "teacher.num_epochs=2",
+        "distill.num_epochs=2",
+    ]
+    settings = [part for key in keys for part in ("--set", key)]
+    run = str(tmp_path / "run")
+    command = ["simulate", str(beside / "run.toml"), "--grid", "local", "--run-dir", run, *settings]
+    assert fedstill(*command, folder=elsewhere).returncode == 0
+    shutil.rmtree(beside)
+    done = fedstill("simulate", "--grid", "local", "--resume", run, folder=elsewhere)
+    assert done.returncode == 0, done.stderr
+
+
+REST = """
+from dataclasses import replace
+
+import numpy as np
+
+from fedstill.clients.schemes.teacher import learn_alone
+from fedstill.common.compressors.exporting import export_onnx
+from fedstill.common.datasets.records import Content, Part
+from fedstill.common.inference import open_graph
+from fedstill.common.runtimes import Runtime
+from fedstill.server.schemes import Scheme
+
+ALONE = Scheme(learn=learn_alone)
+
+
+def blobs():
+    rng = np.random.default_rng(0)
+    y_S = rng.integers(0, 3, 600)
+    return Content(Part((rng.normal(size=(600, 4)) + 2 * y_S[:, None]).astype(np.float32), y_S))
+
+
+def export(job):
+    found = export_onnx(job)
+    return replace(found, files={"model.own": found.files["model.onnx"]}, runtime="own_rest:RUNTIME")
+
+
+def open_own(files, *, num_threads, options):
+    return open_graph(files["model.own"], num_threads=num_threads, options=options)
+
+
+RUNTIME = Runtime("My own", "model.own", open_own, export=export)
+
+
+def compare(student_features, teacher_features, /):
+    return (student_features - teacher_features).abs().mean()
+
+
+compare.compares = "features"
+"""
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "federation.scheme=own_rest:ALONE",
+        "compress.runtime=own_rest:RUNTIME",
+        "distill.loss=own_rest:compare",
+    ],
+)
+def test_scheme_runtime_and_feature_loss_may_be_the_users_own(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_rest.py").write_text(REST)
+    monkeypatch.chdir(tmp_path)
+    keys = [
+        "data.source=own_rest:blobs",
+        "teacher.num_epochs=3",
+        "distill.num_epochs=3",
+        "federation.num_nodes=2",
+    ]
+    keys += ["federation.num_rounds=1", "federation.control_fraction=0.0", "federation.alpha=10.0", key]
+    summary = simulate(load_config(overrides=keys), run_dir=tmp_path / "run", grid_name="local")
+    assert summary.fleet.accuracy_mean > 0.5
+    manifest = json.loads(
+        (tmp_path / "run" / "nodes" / "node-0000" / "artefact" / "manifest.json").read_text()
+    )
+    assert manifest["runtime"] == ("own_rest:RUNTIME" if "RUNTIME" in key else "onnxruntime")
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
+def test_a_cluster_is_sent_what_lies_beside_the_configuration() -> None:
+    folder = Path(tempfile.mkdtemp(prefix="fs", dir="/tmp"))  # sockets' paths are limited to 107 bytes
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    options = ("--head", "--port=0", "--include-dashboard=false", f"--temp-dir={folder}/r")
+    head, log = start_ray(*options, temp_dir=folder, environment=environment)
+    try:
+        while not (found := re.search(r"--address='([\d.]+:\d+)'", log.read_text())):
+            assert head.poll() is None, log.read_text()
+            time.sleep(0.1)
+        (folder / "beside").mkdir()
+        (folder / "beside" / "own_five.py").write_text(MODULE)
+        config = CONFIG.replace("num_actors = 2", "num_actors = 1")
+        (folder / "beside" / "run.toml").write_text(config)
+        command = ["simulate", "beside/run.toml", "--run-dir", "run", "--ray-address", found[1]]
+        done = fedstill(*command, folder=folder)
+        assert done.returncode == 0, done.stderr
+        check_five(folder / "run")
+    finally:
+        end(head)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 TEXT_MODULE = '''

@@ -18,7 +18,7 @@ from fedstill.common.inference import open_graph
 from fedstill.common.models import InputSpec, build_model
 from fedstill.common.models.foreign import TakeLogits, build_own_teacher, takes_text, unwrap_logits
 from fedstill.common.onnx_export import swap_weights, trace_model
-from fedstill.common.training import predict_logits
+from fedstill.common.training import digest_weights, load_weights, predict_logits, save_weights
 
 SPEC = InputSpec("image", (8, 8), "uint8", "HW", 1 / 16, (0.0,), (1.0,))
 LOGITS = torch.zeros(2, 3)
@@ -165,3 +165,30 @@ def test_a_model_whose_last_linear_layer_is_not_called_has_no_features():
     holder.unused = nn.Linear(2, 2)
     with pytest.raises(ConfigError, match="no features"):
         compute_features(holder, np.zeros((2, 8, 8), np.uint8))
+
+
+class Tied(nn.Module):
+    """Uses one matrix twice, and has one that it does not use."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(64, 64), nn.Linear(64, 64)
+        self.second.weight = self.first.weight
+        self.head, self.idle = nn.Linear(64, 3), nn.Linear(5, 5)
+
+    def forward(self, x):
+        return self.head(self.second(self.first(x.flatten(1).float() / 16)))
+
+
+def test_weights_that_are_used_twice_or_never_are_saved_and_exported(tmp_path: Path):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, other = Tied().eval(), Tied().eval()
+    save_weights(model, tmp_path / "tied.safetensors")
+    load_weights(other, tmp_path / "tied.safetensors")
+    assert digest_weights(other) == digest_weights(model)
+    graph = swap_weights(trace_model(Tied(), SPEC), model)
+    assert not any(tensor.name.startswith("idle") for tensor in graph.graph.initializer)
+    x_S = np.arange(4 * 64, dtype=np.uint8).reshape(4, 8, 8)
+    found = open_graph(graph.SerializeToString())(x_S)
+    np.testing.assert_allclose(found, predict_logits(model, x_S), rtol=1e-4, atol=1e-4)
