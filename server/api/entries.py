@@ -12,6 +12,7 @@ from typing import Any
 
 from fedstill.common.config import Config, DataConfig, flatten
 from fedstill.common.errors import UsageError
+from fedstill.common.modules import BUNDLE_FOLDER
 from fedstill.server.api.own import lend_model
 from fedstill.server.api.results import Run, read_run
 from fedstill.server.api.settings import Data, Settings, keep_data, read_settings, settle
@@ -104,6 +105,7 @@ def simulate(
                 grid_name=_choose_grid(grid, is_bound=is_bound),
                 ray_address=ray_address,
                 observers=[display, *([observe] if observe is not None else [])],
+                module_folders=[folder / BUNDLE_FOLDER],
             )
         finally:
             display.close()
