@@ -15,6 +15,7 @@ from fedstill.common.certificates import (
     read_clock,
     read_credentials,
 )
+from fedstill.common.dialing import dial
 from fedstill.common.errors import UsageError
 
 PROBE_SECONDS = 2.0
@@ -39,8 +40,7 @@ def diagnose(address: str, certificates: Path | None) -> str | None:
 
 def connect(address: str) -> socket.socket:
     """Opens a connection to host:port; an `OSError` says why there is none."""
-    host, _, port = address.rpartition(":")
-    return socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_SECONDS)
+    return dial(address, timeout_seconds=PROBE_SECONDS)
 
 
 def _probe(address: str, certificates: Path | None) -> str | None:

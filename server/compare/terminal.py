@@ -18,7 +18,7 @@ from fedstill.server.compare.folder import read_finished
 from fedstill.server.compare.plan import Plan, PlannedRun
 from fedstill.server.compare.records import Cell, Comparison, Spread, Verdict
 from fedstill.server.compare.running import Display
-from fedstill.server.display.units import UNKNOWN, format_ratio, format_seconds
+from fedstill.server.display.units import UNKNOWN, format_ratio, format_seconds, printable
 from fedstill.server.schemes import get_scheme
 
 # Short heads, since the table has to fit eighty letters; the artefact's size only where there are more.
@@ -91,7 +91,7 @@ def print_comparison(comparison: Comparison, page_path: Path, console: Console |
     )
     console.print(Text(legend, style="dim"), soft_wrap=True)
     for note in comparison.notes:
-        console.print(Text(_printable(note), style="yellow"), soft_wrap=True)
+        console.print(Text(printable(note), style="yellow"), soft_wrap=True)
     console.print(Text(f"comparison  {page_path}"), soft_wrap=True)
 
 
@@ -103,11 +103,6 @@ def _table_cell(cell: Cell, column: str, mark: str) -> Text:
     if column not in WITH_SPREAD:
         text = COLUMNS[column].write(spread.mean)
     return Text(text + MARKS[mark], style="bold" if mark == "best" else "")
-
-
-def _printable(text: str) -> str:
-    # Part of this comes from a run's log; a terminal must not obey it.
-    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 class _LineDisplay:
@@ -166,7 +161,7 @@ class _LineDisplay:
     def _say(self, line: str, *, style: str = "") -> None:
         # A reader that went away must not end the comparison.
         with suppress(OSError, ValueError):
-            self._console.print(Text(_printable(line), style=style), soft_wrap=True)
+            self._console.print(Text(printable(line), style=style), soft_wrap=True)
 
 
 def _name(run: PlannedRun) -> str:

@@ -34,6 +34,7 @@ import psutil
 
 from fedstill.common.certificates import SERVER_CERTIFICATE
 from fedstill.common.config import Config
+from fedstill.common.dialing import dial
 from fedstill.common.errors import RunError, UsageError
 from fedstill.server.deployment.flower_control import Control
 from fedstill.server.deployment.flower_programs import (
@@ -245,12 +246,11 @@ def _end(part: _Part) -> None:
 
 
 def _wait_for_port(site: Site, part: _Part) -> None:
-    host, _, port = site.address.rpartition(":")
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end:
         if part.process is not None and part.process.poll() is not None:
             break
-        with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
+        with contextlib.suppress(OSError), dial(site.address, timeout_seconds=1):
             return
         time.sleep(0.1)
     raise RunError(f"the SuperLink did not come up on {site.address}; see {site.home / 'logs/superlink.log'}")

@@ -24,7 +24,14 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from fedstill.server.display.units import UNKNOWN, format_bytes, format_ratio, format_seconds, format_times
+from fedstill.server.display.units import (
+    UNKNOWN,
+    format_bytes,
+    format_ratio,
+    format_seconds,
+    format_times,
+    printable,
+)
 from fedstill.server.run.events import (
     Event,
     NodeJoined,
@@ -118,7 +125,7 @@ def describe_event(event: Event) -> str | None:
             line = f"report: {event.report_path}"
         case _:
             return None
-    return _printable(line)
+    return printable(line)
 
 
 def describe_plan(event: NodePlanned) -> str:
@@ -129,11 +136,6 @@ def describe_plan(event: NodePlanned) -> str:
         if name
     ]
     return ("replanned, " if event.is_change else "") + ", ".join(parts)
-
-
-def _printable(text: str) -> str:
-    # Nodes write part of this text; a terminal must not obey it.
-    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 class _PlainDisplay:
@@ -196,7 +198,7 @@ class _LiveDisplay:
                 self._start_bar(event)
             case PhaseAdvanced() if event.phase in self._tasks:
                 task_id = self._tasks[event.phase]
-                self._bars.update(task_id, completed=event.done, detail=_printable(event.detail))
+                self._bars.update(task_id, completed=event.done, detail=printable(event.detail))
             case PhaseEnded() if event.phase in self._tasks:
                 self._end_bar(event)
             case NodeReported():
@@ -258,8 +260,8 @@ def _node_table(nodes: list[NodeReported], *, max_rows: int) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for node in nodes:
         table.add_row(
-            Text(_printable(node.node_id)),
-            Text(_printable(node.family)),
+            Text(printable(node.node_id)),
+            Text(printable(node.family)),
             str(node.round),
             format_ratio(node.accuracy),
             format_ratio(node.private_accuracy),
@@ -291,7 +293,7 @@ def print_summary(summary: Summary, run_dir: Path, report_path: Path, console: C
         f" {len(summary.rounds)} rounds; {summary.stopped_because}"
     )
     console.print()
-    console.print(Text(_printable(title)), soft_wrap=True)
+    console.print(Text(printable(title)), soft_wrap=True)
     console.print(grid)
     console.print(Text(f"run folder  {run_dir}"), soft_wrap=True)
     console.print(Text(f"report      {report_path}"), soft_wrap=True)
@@ -305,7 +307,7 @@ def _accuracy_rows(summary: Summary) -> list[tuple[str, str, str]]:
         note = f"{teacher.model}, on {samples} samples of the evaluation set"
         rows.append(("teacher accuracy", format_ratio(teacher.accuracy), note))
     scored = [(node.accuracy, node.node_id) for node in summary.nodes if node.accuracy is not None]
-    worst = f", worst {format_ratio(min(scored)[0])} ({_printable(min(scored)[1])})" if scored else ""
+    worst = f", worst {format_ratio(min(scored)[0])} ({printable(min(scored)[1])})" if scored else ""
     spread = f"mean of {len(scored)} artefacts, p5 {format_ratio(fleet.accuracy_p5)}{worst}"
     rows.append(("student accuracy", format_ratio(fleet.accuracy_mean), spread))
     local = "the same student from private data alone"
@@ -337,7 +339,7 @@ def _device_rows(summary: Summary) -> list[tuple[str, str, str]]:
             f" {format_seconds(device.latency_budget_seconds)}" + (f"; {over} over budget" if over else "")
         )
         mean = statistics.fmean(accuracies) if accuracies else None
-        rows.append((f"  {_printable(profile)}", format_ratio(mean), note))
+        rows.append((f"  {printable(profile)}", format_ratio(mean), note))
     return rows
 
 

@@ -47,3 +47,8 @@ def _three_digits(value: float) -> str:
     if abs(value) >= 99.95:
         return f"{value:.0f}"
     return f"{value:.1f}" if abs(value) >= 9.995 else f"{value:.2f}"
+
+
+def printable(text: str) -> str:
+    """Takes out what a terminal would obey: nodes and logs write part of what is shown."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)

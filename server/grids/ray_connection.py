@@ -6,7 +6,6 @@ import contextlib
 import gc
 import math
 import os
-import socket
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ import ray
 import ray._private.worker
 
 import fedstill
+from fedstill.common.dialing import dial
 from fedstill.common.errors import ConfigError, RunError
 from fedstill.server.grids.actor_needs import ActorNeeds
 
@@ -129,9 +129,9 @@ def _join(address: str, working_dir: Path | None) -> None:
 
 def _probe(address: str) -> None:
     # Ray itself keeps trying for minutes where nobody listens.
-    host, _, port = address.rpartition("://")[2].rpartition(":")
-    if port.isdecimal():
-        socket.create_connection((host, int(port)), timeout=PROBE_SECONDS).close()
+    where = address.rpartition("://")[2]
+    if where.rpartition(":")[2].isdecimal():
+        dial(where, timeout_seconds=PROBE_SECONDS).close()
 
 
 def _package() -> Path:

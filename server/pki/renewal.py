@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 import ssl
 from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from fedstill.common.certificates import CA_CERTIFICATE, SERVER_CERTIFICATE, read_certificate
+from fedstill.common.dialing import dial, split_address
 from fedstill.common.errors import RunError
 
 ANSWER_SECONDS = 5.0
@@ -28,11 +28,10 @@ def check_served(address: str, folder: Path) -> None:
     newest = read_certificate(folder / SERVER_CERTIFICATE)
     read_certificate(folder / CA_CERTIFICATE)
     context = ssl.create_default_context(cafile=str(folder / CA_CERTIFICATE))
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]")
+    host, _ = split_address(address)
     try:
         with (
-            socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS) as plain,
+            dial(address, timeout_seconds=ANSWER_SECONDS) as plain,
             context.wrap_socket(plain, server_hostname=host) as secure,
         ):
             served = secure.getpeercert(binary_form=True)
