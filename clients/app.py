@@ -10,7 +10,6 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 
-import fedstill
 from fedstill.clients.closing import close_run
 from fedstill.clients.controls import train_control
 from fedstill.clients.fetching import NodeContext
@@ -26,6 +25,7 @@ from fedstill.common.config import Config, Scalar, from_run_config
 from fedstill.common.devices import load_profile
 from fedstill.common.errors import RunError
 from fedstill.common.files import default_home
+from fedstill.common.installation import installed_version, works_with
 from fedstill.common.modules import confined_to_bundle, is_reference
 from fedstill.common.wire import pack, profile_to_proto, unpack
 from fedstill.protos.fedstill.v1 import fleet_pb2
@@ -81,10 +81,12 @@ def _open_node(context: Context, run_id: str, expected: fleet_pb2.InputSpec | No
 def hello(message: Message, context: Context) -> Message:
     """Introduces the node; one without a partition answers with an empty name."""
     request = unpack(message.content, fleet_pb2.HelloRequest)
-    version = fedstill.__version__
-    if request.version != version:
+    # The code is the bundle's, so the coordinator's own; what is installed here gives it its libraries.
+    version = installed_version()
+    if not works_with(request.version, version):
         raise RunError(
-            f"the coordinator runs fedstill {request.version}, this node {version}: install the same"
+            f"the coordinator runs fedstill {request.version}, this node has {version}: install one that is"
+            " at most a minor version apart"
         )
     reply = fleet_pb2.HelloResponse(version=version)
     if name_node(context.node_config, _read_config(context.run_config)) is not None:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from packaging.version import InvalidVersion, Version
+
 import fedstill
 from fedstill.common.errors import UsageError
 
@@ -56,6 +58,22 @@ def installed_distributions() -> list[str]:
             continue
         found.append(name)
     return found
+
+
+@functools.cache
+def installed_version() -> str:
+    """Says which version is installed here; inside an app bundle the code that runs may be another's."""
+    found = installed_distributions()
+    return metadata.version(found[0]) if found else fedstill.__version__
+
+
+def works_with(version: str, other: str) -> bool:
+    """Says whether two versions understand each other: the same major one, and a minor one apart at most."""
+    try:
+        first, second = Version(version), Version(other)
+    except InvalidVersion:
+        return False
+    return first.major == second.major and abs(first.minor - second.minor) <= 1
 
 
 def check_distributions() -> None:

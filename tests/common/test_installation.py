@@ -14,6 +14,7 @@ from fedstill.common.installation import (
     explain_missing,
     install_command,
     read_requirements,
+    works_with,
 )
 
 
@@ -93,3 +94,18 @@ def test_hints_name_the_distribution_that_is_there(monkeypatch):
     monkeypatch.setattr(installation, "DISTRIBUTIONS", ("fedstill-device-not-there", "numpy"))
     assert install_command("node") == "pip install 'numpy[node]'"
     assert install_command() == "pip install numpy"
+
+
+@pytest.mark.parametrize(
+    ("coordinator", "node", "expected"),
+    [
+        ("0.2.0", "0.2.3", True),
+        ("0.2.0", "0.1.0", True),  # devices are updated after the coordinator
+        ("0.1.0", "0.2.0", True),
+        ("0.3.0", "0.1.9", False),
+        ("1.0.0", "0.9.0", False),
+        ("0.2.0", "half a version", False),
+    ],
+)
+def test_versions_a_minor_one_apart_work_together(coordinator: str, node: str, expected: bool) -> None:
+    assert works_with(coordinator, node) is expected
