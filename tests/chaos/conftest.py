@@ -129,7 +129,7 @@ def read_ending(run_dir: Path) -> dict[str, Any]:
     return {
         "rounds": rounds,
         "teacher": summary["teacher"] and summary["teacher"]["digest"],
-        "num_teacher_epochs": load_state(run_dir).exchange.get("teacher_epochs"),
+        "num_teacher_epochs": load_state(run_dir).exchange.teacher_epochs,
         "students": [node["student_digest"] for node in summary["nodes"]],
         "artefacts": [node["artefact_digest"] for node in summary["nodes"]],
         "controls": [node["local_accuracy"] for node in summary["nodes"]],
