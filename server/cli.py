@@ -61,36 +61,47 @@ def simulate(
 ) -> None:
     """Run a federation of virtual nodes."""
     from fedstill.server.display.progress import make_progress, print_summary
+    from fedstill.server.run.events import Event, RunFinished
     from fedstill.server.run.folder import RUNS_DIR, load_run_config, name_run
+    from fedstill.server.run.summary import read_summary
     from fedstill.server.simulate import simulate as run_simulation
 
     run_id = ""
     if resume is not None:
         if config is not None or overrides:
             raise UsageError("--resume goes on with the run's own configuration: leave CONFIG and --set out")
-        run_dir = Path(resume) if Path(resume).is_dir() else RUNS_DIR / resume
-        settings = load_run_config(run_dir)
+        folder = Path(resume) if Path(resume).is_dir() else RUNS_DIR / resume
+        settings = load_run_config(folder)
     else:
         settings = load_config(config, overrides=overrides or ())
         run_id = name_run(settings)
-        run_dir = run_dir or RUNS_DIR / run_id
+        folder = run_dir or RUNS_DIR / run_id
     progress = make_progress(json_mode=as_json, log=settings.monitoring.log)
+
+    def show_results(event: Event) -> None:
+        if not isinstance(
+            event, RunFinished
+        ):  # what comes after it, as a wait for Prometheus, is not the run
+            return
+        progress.close()
+        if as_json:
+            sys.stdout.write((folder / "summary.json").read_text(encoding="utf-8"))
+            sys.stdout.flush()
+        else:
+            print_summary(read_summary(folder), folder, folder / "report.html", Console(highlight=False))
+
     try:
-        summary = run_simulation(
+        run_simulation(
             settings,
-            run_dir=run_dir,
+            run_dir=folder,
             run_id=run_id,
             resume=resume is not None,
             grid_name=grid,
             ray_address=ray_address,
-            observers=[progress],
+            observers=[progress, show_results],
         )
     finally:
         progress.close()
-    if as_json:
-        sys.stdout.write((run_dir / "summary.json").read_text(encoding="utf-8"))
-    else:
-        print_summary(summary, run_dir, run_dir / "report.html", Console(highlight=False))
 
 
 @cli.command()

@@ -220,7 +220,7 @@ class RunView:
 
     def _overview(self) -> dict[str, Any]:
         summary, told, config = self._summary or {}, self._told, self._config
-        has_ended = told["event"] == "run_finished"
+        has_ended = told["event"] in ("run_finished", "scrape_awaited")
         status = "live" if self._live and not has_ended else "finished" if self._summary else "stopped"
         return {
             "name": self.name,

@@ -38,6 +38,7 @@ from fedstill.server.run.events import (
     RoundClosed,
     RunFinished,
     RunStarted,
+    ScrapeAwaited,
     TeacherReady,
     Warned,
 )
@@ -116,6 +117,11 @@ def describe_event(event: Event) -> str | None:
             line = f"warning: {event.text}"
         case RunFinished():
             line = f"report: {event.report_path}"
+        case ScrapeAwaited():
+            line = (
+                f"waiting {format_seconds(event.seconds)} at most until Prometheus has scraped the last"
+                " figures; Ctrl-C ends the wait"
+            )
         case _:
             return None
     return _printable(line)
@@ -143,7 +149,7 @@ class _PlainDisplay:
 
     def __call__(self, event: Event) -> None:
         line = describe_event(event)
-        if line is None or (self._only_warnings and not isinstance(event, Warned)):
+        if line is None or (self._only_warnings and not isinstance(event, Warned | ScrapeAwaited)):
             return
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
         # A reader that went away (`| head`) must not end the run.
@@ -210,6 +216,7 @@ class _LiveDisplay:
                 | NodeJoined()
                 | NodeLeft()
                 | Warned()
+                | ScrapeAwaited()
             ):
                 self._say(event)
 

@@ -195,7 +195,8 @@ def render_table() -> str:
         "again.",
         "",
         "Every run writes its endpoint to `RUN/metrics.address` and, where `monitoring.targets_dir` is set,",
-        "to that folder for Prometheus' file discovery. Its last values stay in `RUN/metrics.txt`",
+        "to that folder for Prometheus' file discovery. There both stay after a run that was done until",
+        "Prometheus has scraped its last values, or for 30 s; they also stay in `RUN/metrics.txt`",
         "(OpenMetrics).",
     ]
     for title, metrics in (("/metrics", RUN_METRICS), ("/metrics/nodes", NODE_METRICS)):

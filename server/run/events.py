@@ -223,6 +223,14 @@ class RunFinished:
     report_path: str
 
 
+@dataclass(frozen=True)
+class ScrapeAwaited:
+    """After a run that was done: its metrics stay until Prometheus has its last figures."""
+
+    seconds: float
+    """Longest wait."""
+
+
 Event = (
     RunStarted
     | PhaseStarted
@@ -242,6 +250,7 @@ Event = (
     | NodeClosed
     | Warned
     | RunFinished
+    | ScrapeAwaited
 )
 Observer = Callable[[Event], None]
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -94,3 +96,28 @@ def test_mistake_leaves_no_run_folder_behind(
         capsys,
     )
     assert not (tmp_path / "run").exists()
+
+
+def test_results_are_printed_before_the_wait_for_prometheus(
+    tmp_path: Path, quick_overrides: list[str]
+) -> None:
+    more = ["federation.num_rounds=1", "federation.control_fraction=0.0"]
+    more += [f"monitoring.targets_dir={tmp_path / 'targets'}"]
+    arguments = ["simulate", "--grid", "local", "--run-dir", str(tmp_path / "run"), *quick_overrides]
+    arguments += [part for item in more for part in ("--set", item)]
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from fedstill.server.cli import main; main()", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert any(line.startswith("report      ") for line in process.stdout)
+    assert any(line.startswith("waiting 30.0 s at most until Prometheus") for line in process.stderr)
+    assert len(list((tmp_path / "targets").iterdir())) == 1
+    process.send_signal(signal.SIGINT)
+    rest = process.communicate(timeout=25)
+
+    assert (process.returncode, *rest) == (0, "", "")
+    assert list((tmp_path / "targets").iterdir()) == []

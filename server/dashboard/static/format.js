@@ -90,6 +90,7 @@ export function describeEvent(event) {
     case "warned": return event.text;
     case "node_left": return "node left";
     case "run_finished": return "run finished";
+    case "scrape_awaited": return `waiting ${formatSeconds(event.seconds)} at most for Prometheus`;
     default: return String(event.event).replaceAll("_", " ");
   }
 }
