@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +12,7 @@ import typer
 from rich.console import Console
 
 from fedstill.common.config import Config, config_schema, load_config, reference
-from fedstill.common.console import VersionOption, exit_with, run_command
+from fedstill.common.console import VersionOption, ended_by_sigterm, exit_with, run_command
 from fedstill.common.errors import EXIT_DONE, EXIT_FAILED, UsageError
 from fedstill.common.modules import looking_in
 from fedstill.server.commands.certs import certs_cli, fleet_cli
@@ -63,8 +64,8 @@ def simulate(
     from fedstill.server.display.progress import make_progress, print_summary
     from fedstill.server.run.events import Event, RunFinished
     from fedstill.server.run.folder import RUNS_DIR, load_run_config, name_run
+    from fedstill.server.run.state import STATE_FILE
     from fedstill.server.run.summary import read_summary
-    from fedstill.server.simulate import simulate as run_simulation
 
     run_id = ""
     if resume is not None:
@@ -76,6 +77,9 @@ def simulate(
         settings = load_config(config, overrides=overrides or ())
         run_id = name_run(settings)
         folder = run_dir or RUNS_DIR / run_id
+    # Torch and Ray come with it, and a mistake above is told without them.
+    from fedstill.server.simulate import simulate as run_simulation
+
     progress = make_progress(json_mode=as_json, log=settings.monitoring.log)
 
     def show_results(event: Event) -> None:
@@ -91,15 +95,21 @@ def simulate(
             print_summary(read_summary(folder), folder, folder / "report.html", Console(highlight=False))
 
     try:
-        run_simulation(
-            settings,
-            run_dir=folder,
-            run_id=run_id,
-            resume=resume is not None,
-            grid_name=grid,
-            ray_address=ray_address,
-            observers=[progress, show_results],
-        )
+        with ended_by_sigterm():
+            run_simulation(
+                settings,
+                run_dir=folder,
+                run_id=run_id,
+                resume=resume is not None,
+                grid_name=grid,
+                ray_address=ray_address,
+                observers=[progress, show_results],
+            )
+    except (KeyboardInterrupt, SystemExit):  # the latter is what Ray makes of SIGTERM
+        progress.close()
+        if (folder / STATE_FILE).exists():
+            typer.echo(f"go on with: fedstill simulate --resume {shlex.quote(str(folder))}", err=True)
+        raise KeyboardInterrupt from None
     finally:
         progress.close()
 
