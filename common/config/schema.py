@@ -243,7 +243,7 @@ class ExchangeConfig(Section):
 
 
 class PrivacyConfig(Section):
-    """What protects the nodes' own logits; schemes so far send none."""
+    """No key yet: the logits, class means or weights that most schemes' nodes send are not protected."""
 
 
 class MonitoringConfig(Section):
