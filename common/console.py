@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -78,6 +80,20 @@ def run_command(app: typer.Typer, *, name: str, extra: str) -> int:
 
 def _as_line(error: FedStillError) -> str:
     return " ".join(str(error).split())
+
+
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Makes SIGTERM end what runs as Ctrl-C does, so that it cleans up; for the main thread."""
+
+    def stop(_signal: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def exit_with(main: Callable[[], int]) -> None:

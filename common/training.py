@@ -277,12 +277,11 @@ def load_weights(model: nn.Module, path: Path) -> None:
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in state.items()}
     if expected != found:
-        wrong = sorted(
-            name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
-        )
+        names = expected.keys() | found.keys()
+        wrong = sorted(name for name in names if expected.get(name) != found.get(name))
         name = wrong[0]
         raise CheckpointError(
             f"{path} does not fit the model: {name} should be {expected.get(name, 'absent')},"
-            f" the file has {found.get(name, 'nothing')} ({len(wrong)} of {len(expected)} tensors differ)"
+            f" the file has {found.get(name, 'nothing')} ({len(wrong)} of {len(names)} tensors differ)"
         )
     model.load_state_dict(state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +12,7 @@ import typer
 from rich.console import Console
 
 from fedstill.common.config import Config, config_schema, load_config, reference
-from fedstill.common.console import VersionOption, exit_with, run_command
+from fedstill.common.console import VersionOption, ended_by_sigterm, exit_with, run_command
 from fedstill.common.errors import EXIT_DONE, EXIT_FAILED, UsageError
 from fedstill.common.modules import BUNDLE_FOLDER, looking_in
 from fedstill.server.commands.certs import certs_cli, fleet_cli
@@ -61,37 +62,56 @@ def simulate(
 ) -> None:
     """Run a federation of virtual nodes."""
     from fedstill.server.display.progress import make_progress, print_summary
+    from fedstill.server.run.events import Event, RunFinished
     from fedstill.server.run.folder import RUNS_DIR, load_run_config, name_run
-    from fedstill.server.simulate import simulate as run_simulation
+    from fedstill.server.run.state import STATE_FILE
+    from fedstill.server.run.summary import read_summary
 
     run_id = ""
     if resume is not None:
         if config is not None or overrides:
             raise UsageError("--resume goes on with the run's own configuration: leave CONFIG and --set out")
-        run_dir = Path(resume) if Path(resume).is_dir() else RUNS_DIR / resume
-        settings = load_run_config(run_dir)
+        folder = Path(resume) if Path(resume).is_dir() else RUNS_DIR / resume
+        settings = load_run_config(folder)
     else:
         settings = load_config(config, overrides=overrides or ())
         run_id = name_run(settings)
-        run_dir = run_dir or RUNS_DIR / run_id
+        folder = run_dir or RUNS_DIR / run_id
+    # Torch and Ray come with it, and a mistake above is told without them.
+    from fedstill.server.simulate import simulate as run_simulation
+
     progress = make_progress(json_mode=as_json, log=settings.monitoring.log)
+
+    def show_results(event: Event) -> None:
+        # What comes after it, as a wait for Prometheus, is not the run.
+        if not isinstance(event, RunFinished):
+            return
+        progress.close()
+        if as_json:
+            sys.stdout.write((folder / "summary.json").read_text(encoding="utf-8"))
+            sys.stdout.flush()
+        else:
+            print_summary(read_summary(folder), folder, folder / "report.html", Console(highlight=False))
+
     try:
-        summary = run_simulation(
-            settings,
-            run_dir=run_dir,
-            run_id=run_id,
-            resume=resume is not None,
-            grid_name=grid,
-            ray_address=ray_address,
-            observers=[progress],
-            module_folders=[run_dir / BUNDLE_FOLDER],
-        )
+        with ended_by_sigterm():
+            run_simulation(
+                settings,
+                run_dir=folder,
+                run_id=run_id,
+                resume=resume is not None,
+                grid_name=grid,
+                ray_address=ray_address,
+                observers=[progress, show_results],
+                module_folders=[folder / BUNDLE_FOLDER],
+            )
+    except (KeyboardInterrupt, SystemExit):  # the latter is what Ray makes of SIGTERM
+        progress.close()
+        if (folder / STATE_FILE).exists():
+            typer.echo(f"go on with: fedstill simulate --resume {shlex.quote(str(folder))}", err=True)
+        raise KeyboardInterrupt from None
     finally:
         progress.close()
-    if as_json:
-        sys.stdout.write((run_dir / "summary.json").read_text(encoding="utf-8"))
-    else:
-        print_summary(summary, run_dir, run_dir / "report.html", Console(highlight=False))
 
 
 @cli.command()

@@ -4,6 +4,6 @@
 take the compressors from their own modules.
 """
 
-from fedstill.common.compressors.plan import CompressionPlan, make_plan, without_compression
+from fedstill.common.compressors.plan import CompressionPlan, list_settings, make_plan, without_compression
 
-__all__ = ["CompressionPlan", "make_plan", "without_compression"]
+__all__ = ["CompressionPlan", "list_settings", "make_plan", "without_compression"]

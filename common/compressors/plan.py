@@ -123,18 +123,32 @@ def make_plan(
     plan = CompressionPlan(steps=found, bits=bits, qat=qat, **fields)
     _check(plan)
     default = CompressionPlan()
+    return replace(plan, **{name: getattr(default, name) for name in _list_unused(plan)})
+
+
+def list_settings(plan: CompressionPlan) -> dict[str, Any]:
+    """Lists the fields that say something of a plan, as JSON has them: none of a step that it leaves out."""
+    silent = set(_list_unused(plan))
+    if plan.bits not in (4, 1):
+        silent.add("qat")
+    if plan.bits not in (8, 1):
+        silent.add("num_calibration")
+    return {name: value for name, value in plan.to_json().items() if name not in silent}
+
+
+def _list_unused(plan: CompressionPlan) -> list[str]:
     unused = []
-    if "prune" not in found:
+    if "prune" not in plan.steps:
         unused += ["prune_ratio", "importance"]
-    if "sparsify" not in found:
+    if "sparsify" not in plan.steps:
         unused += ["sparsity", "pattern"]
     elif plan.pattern != "unstructured":
         unused += ["sparsity"]
-    if "lowrank" not in found:
+    if "lowrank" not in plan.steps:
         unused += ["energy", "rank"]
-    if bits != 4:
+    if plan.bits != 4:
         unused += ["group_size"]
-    return replace(plan, **{name: getattr(default, name) for name in unused})
+    return unused
 
 
 def _check(plan: CompressionPlan) -> None:

@@ -15,6 +15,13 @@ from fedstill.common.config.schema import Config
 from fedstill.common.config.section import Scalar
 from fedstill.common.errors import ConfigError
 
+# Flower's run configuration carries them beside ours; each is set by an option of a command.
+LAUNCH_KEYS = {
+    "run.dir": "`fedstill simulate --run-dir DIR`",
+    "run.id": "`fedstill coordinator --run-id NAME`",
+    "run.resume": "`fedstill simulate --resume RUN`",
+}
+
 
 def defaults() -> dict[str, Scalar]:
     """Lists every key with its default, flat and dotted, in the order of the schema."""
@@ -48,6 +55,8 @@ def build_config(values: Mapping[str, Any]) -> Config:
     known = defaults()
     nested: dict[str, Any] = {}
     for key, value in values.items():
+        if key in LAUNCH_KEYS:
+            raise ConfigError(f"{key} belongs to the launch, not to the configuration: {LAUNCH_KEYS[key]}")
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
             if not near:

@@ -243,7 +243,7 @@ class ExchangeConfig(Section):
 
 
 class PrivacyConfig(Section):
-    """What protects the nodes' own logits; schemes so far send none."""
+    """No key yet: the logits, class means or weights that most schemes' nodes send are not protected."""
 
 
 class MonitoringConfig(Section):
@@ -254,7 +254,9 @@ class MonitoringConfig(Section):
     port: int = Field(0, ge=0, le=65535, description="port of the metrics endpoint; 0: a free one")
     max_node_series: int = Field(10_000, ge=0, description="nodes that get series of their own at most")
     targets_dir: str = Field(
-        "", description="folder of Prometheus' file discovery that names this run while it lives; empty: none"
+        "",
+        description="folder of Prometheus' file discovery that names this run while it lives, and until its"
+        " last figures were scraped, 30 s at most; empty: none",
     )
     log: Literal["text", "json"] = Field(
         "text", description="standard error: lines for people, or one JSON object per event"

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from fedstill.common.datasets.paths import HUB_PREFIX as PREFIX
 from fedstill.common.datasets.records import RAW_TASKS, Array, Content, Part, ReadOptions
 from fedstill.common.datasets.values import as_labels, as_texts
 from fedstill.common.errors import DataError
 from fedstill.common.installation import install_command
 
-PREFIX = "hf:"
 _FORMATS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}
 _TEXT_NAMES = ("text", "sequence", "content", "sentence")
 _LISTS = ("List", "LargeList", "Sequence", "Array2D", "Array3D", "Array4D", "Array5D")
@@ -92,10 +92,13 @@ def _load_splits(source: str) -> dict[str, Any]:
     try:
         import datasets
         from flwr_datasets import FederatedDataset
-    except ImportError:
+    except ModuleNotFoundError as error:
         raise DataError(
-            f"{source} needs flwr-datasets, which is not installed: {install_command('datasets')}"
+            f"{source} needs flwr-datasets, and {error.name or 'it'} is not installed:"
+            f" {install_command('datasets')}"
         ) from None
+    except ImportError as error:
+        raise DataError(f"{source} needs flwr-datasets, which does not load here: {error}") from None
     datasets.disable_progress_bars()
     path, subset = Path(name).expanduser(), None
     arguments: dict[str, Any] = {"dataset": str(path) if path.exists() else name}

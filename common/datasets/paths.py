@@ -12,6 +12,8 @@ from fedstill.common.datasets.records import Content, Part, ReadOptions, read_wa
 from fedstill.common.datasets.tables import read_table, read_table_pair
 from fedstill.common.errors import DataError
 
+HUB_PREFIX = "hf:"
+HUB_ENDINGS = (".parquet", ".arrow", ".json", ".jsonl")
 KINDS = (
     "an .npz, a .csv[.gz] with a column text or sequence or numeric ones, or a folder of IDX files,"
     " train.csv/test.csv or *train*.npz/*test*.npz"
@@ -47,7 +49,9 @@ def read_path(path: Path, options: ReadOptions) -> Content:
         return read_idx_file(path)
     if is_idx_name(path):
         raise DataError(f"{path} is one IDX file; name its folder {path.parent}, which holds the labels too")
-    raise DataError(f"cannot tell what {path} is by its name; expected {KINDS}")
+    if name.endswith(HUB_ENDINGS):
+        raise DataError(f"{path} is read through flwr-datasets: write {HUB_PREFIX}{path}")
+    raise DataError(f"cannot tell what {path} is by its name; expected {KINDS}, or {HUB_PREFIX}NAME")
 
 
 def _read_folder(folder: Path, options: ReadOptions) -> Content:
@@ -63,6 +67,8 @@ def _read_folder(folder: Path, options: ReadOptions) -> Content:
         elif tables:
             content = _read_tables(folder, tables, options)
         else:
+            if any(path.name.endswith(HUB_ENDINGS) for path in files):
+                raise DataError(f"{folder} is read through flwr-datasets: write {HUB_PREFIX}{folder}")
             names = ", ".join(path.name for path in files[:8]) or "nothing"
             raise DataError(f"{folder} holds {names}; expected {KINDS}")
     return Content(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fedstill.common.compressors import CompressionPlan, list_settings, make_plan
 from fedstill.common.config import defaults
+from fedstill.common.errors import ConfigError
 from fedstill.server.dashboard.discovery import SUMMARY_FILE, read_flat_config
 from fedstill.server.dashboard.following import LineTail
 from fedstill.server.dashboard.metrics import METRICS_FILE, read_metrics
@@ -20,6 +23,8 @@ MAX_EVENTS = 400
 MAX_NODE_EVENTS = 50
 # rounds.jsonl tells the same of committed rounds, and a thousand nodes would drown the rest.
 _PASSED_OVER = ("node_reported",)
+# Beside the runs of a coordinator of devices, which goes on by a command of its own.
+_COORDINATOR_MARK = "superlink.db"
 _NODES_MARK = '\n "nodes": '
 
 
@@ -106,7 +111,7 @@ class RunView:
             "events": list(node.events),
             "details": node.tell_details(),
             "manifest": self._read_manifest(node.node_id),
-            "compress": {name: value for name, value in self._config.items() if name.startswith("compress.")},
+            "compress": self._describe_plan(node.node_id),
         }
 
     def _rows(self, node_ids: set[str]) -> list[list[Any]]:
@@ -220,7 +225,7 @@ class RunView:
 
     def _overview(self) -> dict[str, Any]:
         summary, told, config = self._summary or {}, self._told, self._config
-        has_ended = told["event"] == "run_finished"
+        has_ended = told["event"] in ("run_finished", "scrape_awaited")
         status = "live" if self._live and not has_ended else "finished" if self._summary else "stopped"
         return {
             "name": self.name,
@@ -244,6 +249,7 @@ class RunView:
             "version": summary.get("version"),
             "entropies": sorted(self._entropies.items()),
             "has_report": (self.folder / "report.html").is_file(),
+            "resume_command": _resume_command(self.folder),
         }
 
     def _describe_config(self) -> list[list[Any]]:
@@ -258,7 +264,23 @@ class RunView:
             manifest = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        return manifest if isinstance(manifest, dict) else None
+        return _without_unused(manifest) if isinstance(manifest, dict) else None
+
+    def _describe_plan(self, node_id: str) -> dict[str, Any]:
+        """What is to be done to a node's student: as planned for it, or as configured for all."""
+        configured = {
+            name.removeprefix("compress."): value
+            for name, value in self._config.items()
+            if name.startswith("compress.")
+        }
+        try:
+            if self._config.get("student.plan") == "auto":
+                nodes = _read_nodes((self.folder / STATE_FILE).read_text(encoding="utf-8"))
+                own = (nodes[node_id].get("plan") or {}).get("compression")
+                configured = own | {"steps": tuple(own["steps"])} if own else configured
+            return list_settings(make_plan(**configured))
+        except (OSError, ValueError, KeyError, TypeError, ConfigError):
+            return {}
 
 
 def _read_nodes(state: str) -> dict[str, Any]:
@@ -268,3 +290,21 @@ def _read_nodes(state: str) -> dict[str, Any]:
         return dict(json.loads(state)["nodes"])
     nodes, _ = json.JSONDecoder().raw_decode(state, start + len(_NODES_MARK))
     return dict(nodes)
+
+
+def _without_unused(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Leaves out of a manifest's plan what none of its steps uses."""
+    try:
+        plan = manifest["compression"]["plan"]
+        settings = list_settings(CompressionPlan(**plan | {"steps": tuple(plan["steps"])}))
+    except (KeyError, TypeError):  # of another version
+        return manifest
+    return manifest | {"compression": manifest["compression"] | {"plan": settings}}
+
+
+def _resume_command(folder: Path) -> str:
+    folder = folder.resolve()
+    home = folder.parent.parent
+    if (home / _COORDINATOR_MARK).exists():
+        return f"fedstill coordinator --home {shlex.quote(str(home))} --run-id {shlex.quote(folder.name)}"
+    return f"fedstill simulate --resume {shlex.quote(str(folder))}"

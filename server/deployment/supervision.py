@@ -24,8 +24,8 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ import psutil
 
 from fedstill.common.certificates import SERVER_CERTIFICATE
 from fedstill.common.config import Config
+from fedstill.common.console import ended_by_sigterm
 from fedstill.common.dialing import dial
 from fedstill.common.errors import RunError, UsageError
 from fedstill.server.deployment.flower_control import Control
@@ -141,7 +142,7 @@ def coordinate(
         _Part("superexec", superexec_command(site)),
     ]
     with ExitStack() as stack:
-        stack.enter_context(_ended_by_sigterm())
+        stack.enter_context(ended_by_sigterm())
         stack.enter_context(hold_folder(site.home, option="--home"))
         _end_leftovers(site, say)
         _check_port(site)
@@ -207,18 +208,6 @@ def _end_leftovers(site: Site, say: Callable[[str], None]) -> None:
     if leftovers:
         psutil.wait_procs(leftovers, timeout=GRACE_SECONDS)
         say(f"what a killed coordinator had left was ended ({len(leftovers)} processes)")
-
-
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    def stop(_signal: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def _start(part: _Part, site: Site, environment: dict[str, str]) -> None:

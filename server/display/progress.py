@@ -45,6 +45,7 @@ from fedstill.server.run.events import (
     RoundClosed,
     RunFinished,
     RunStarted,
+    ScrapeAwaited,
     TeacherReady,
     Warned,
 )
@@ -123,6 +124,11 @@ def describe_event(event: Event) -> str | None:
             line = f"warning: {event.text}"
         case RunFinished():
             line = f"report: {event.report_path}"
+        case ScrapeAwaited():
+            line = (
+                f"waiting {format_seconds(event.seconds)} at most until Prometheus has scraped the last"
+                " figures; Ctrl-C ends the wait"
+            )
         case _:
             return None
     return printable(line)
@@ -145,7 +151,7 @@ class _PlainDisplay:
 
     def __call__(self, event: Event) -> None:
         line = describe_event(event)
-        if line is None or (self._only_warnings and not isinstance(event, Warned)):
+        if line is None or (self._only_warnings and not isinstance(event, Warned | ScrapeAwaited)):
             return
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
         # A reader that went away (`| head`) must not end the run.
@@ -212,6 +218,7 @@ class _LiveDisplay:
                 | NodeJoined()
                 | NodeLeft()
                 | Warned()
+                | ScrapeAwaited()
             ):
                 self._say(event)
 

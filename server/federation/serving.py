@@ -21,10 +21,13 @@ from fedstill.server.metrics import (
     watch_certificates,
     watch_run_folder,
 )
-from fedstill.server.run.events import Observer, RunStarted, Warned, broadcast
+from fedstill.server.run.events import Observer, RunStarted, ScrapeAwaited, Warned, broadcast
 from fedstill.server.run.logs import open_log
 from fedstill.server.run.stderr import keep_stderr
 from fedstill.server.schemes import get_scheme
+
+SCRAPE_SECONDS = 30.0
+"""So long the last figures of a run wait for Prometheus; twice its slower beat."""
 
 
 def announce_run(run: Run) -> RunStarted:
@@ -51,6 +54,9 @@ def serve_run(
     config: Config, run_dir: Path, run_id: str, observe: Observer, grid: Grid | None = None
 ) -> Iterator[tuple[str, Observer]]:
     """Starts log, label service and metrics endpoint for as long as a run lives.
+
+    Where `monitoring.targets_dir` announces the endpoint, both stay after a run that was done until
+    Prometheus has scraped its last figures, or for `SCRAPE_SECONDS`; Ctrl-C ends this wait alone.
 
     Args:
         config: The run's configuration.
@@ -90,14 +96,14 @@ def serve_run(
             stack.enter_context(keep_stderr(run_dir))
         stack.enter_context(closing(log))
         stack.enter_context(service)
-        stack.enter_context(_serve_metrics(config, run_dir, metrics))
+        stack.enter_context(_serve_metrics(config, run_dir, metrics, joined))
         if certificates is None and not is_loopback(config.exchange.host):
             joined(Warned("labels travel in plaintext to other machines, as exchange.allow_insecure wants"))
         yield _advertised(config, service.address), joined
 
 
 @contextmanager
-def _serve_metrics(config: Config, run_dir: Path, metrics: RunMetrics) -> Iterator[None]:
+def _serve_metrics(config: Config, run_dir: Path, metrics: RunMetrics, observe: Observer) -> Iterator[None]:
     monitoring = config.monitoring
     if not monitoring.enabled:
         yield
@@ -112,6 +118,10 @@ def _serve_metrics(config: Config, run_dir: Path, metrics: RunMetrics) -> Iterat
     try:
         write_text_atomically(run_dir / "metrics.address", f"{endpoint.address}\n")
         yield
+        if monitoring.targets_dir:
+            with suppress(KeyboardInterrupt):  # the run itself is done
+                observe(ScrapeAwaited(SCRAPE_SECONDS))
+                endpoint.await_scrape(SCRAPE_SECONDS)
     finally:
         endpoint.stop()
         (run_dir / "metrics.address").unlink(missing_ok=True)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from fedstill.server.run.events import DROP_REASONS
+
 Kind = Literal["counter", "gauge", "histogram", "info"]
 
 # A phase takes from milliseconds (labels found in the store) to hours (training a teacher).
@@ -18,7 +20,6 @@ ARTEFACT_BUCKETS = tuple(float(4**power * 1024) for power in range(11))
 LATENCY_BUCKETS = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1)
 
 PERCENTILES = (5, 50, 95)
-DROP_REASONS = ("error", "late", "lost", "refused", "unanswered")
 REFUSAL_REASONS = ("damaged", "forbidden", "internal", "invalid", "non_finite", "storage")
 
 
@@ -195,7 +196,8 @@ def render_table() -> str:
         "again.",
         "",
         "Every run writes its endpoint to `RUN/metrics.address` and, where `monitoring.targets_dir` is set,",
-        "to that folder for Prometheus' file discovery. Its last values stay in `RUN/metrics.txt`",
+        "to that folder for Prometheus' file discovery. There both stay after a run that was done until",
+        "Prometheus has scraped its last values, or for 30 s; they also stay in `RUN/metrics.txt`",
         "(OpenMetrics).",
     ]
     for title, metrics in (("/metrics", RUN_METRICS), ("/metrics/nodes", NODE_METRICS)):

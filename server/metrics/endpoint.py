@@ -7,6 +7,7 @@ import json
 import socket
 import socketserver
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ from fedstill.common.errors import UsageError
 from fedstill.common.files import write_text_atomically
 from fedstill.server.metrics.run import RunMetrics
 
+SCRAPER_HEADER = "X-Prometheus-Scrape-Timeout-Seconds"
+"""Sent by Prometheus and by what scrapes like it, and by nobody who only looks."""
+PAGES = ("/metrics", "/metrics/nodes")
+
 
 class _Handler(BaseHTTPRequestHandler):
     metrics: RunMetrics
@@ -25,6 +30,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.split("?", 1)[0]
+        begin = time.monotonic()
         if path == "/metrics":
             encode, content_type = choose_encoder(self.headers.get("Accept", ""))
             self._answer(200, content_type, encode(self.metrics.registry))
@@ -36,6 +42,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(
                 404, "text/plain; charset=utf-8", b"Here are /metrics, /metrics/nodes and /targets.\n"
             )
+        if path in PAGES and SCRAPER_HEADER in self.headers:
+            self.endpoint.note_scrape(path, begin)
 
     def _answer(self, status: int, content_type: str, body: bytes) -> None:
         self.send_response(status)
@@ -83,6 +91,8 @@ class MetricsEndpoint:
         self._address = ""
         self._targets_dir = targets_dir
         self._target_file: Path | None = None
+        self._scrapes: dict[str, float] = {}
+        self._scraped = threading.Condition()
 
     @property
     def address(self) -> str:
@@ -125,6 +135,27 @@ class MetricsEndpoint:
         """Says where this endpoint is, as Prometheus' file and HTTP discovery read it."""
         labels = {"run_id": self._metrics.run_id} if self._metrics.run_id else {}
         return json.dumps([{"targets": [self._address], "labels": labels}]) + "\n"
+
+    def note_scrape(self, page: str, begin: float) -> None:
+        """Remembers that a page was scraped; `begin` is when it was asked for, on the monotonic clock."""
+        with self._scraped:
+            self._scrapes[page] = begin
+            self._scraped.notify_all()
+
+    def await_scrape(self, timeout_seconds: float) -> bool:
+        """Waits until Prometheus has scraped both pages as they are now.
+
+        Args:
+            timeout_seconds: Longest wait.
+
+        Returns:
+            Whether it has.
+        """
+        now = time.monotonic()
+        with self._scraped:
+            return self._scraped.wait_for(
+                lambda: all(self._scrapes.get(page, -1.0) >= now for page in PAGES), timeout_seconds
+            )
 
     def stop(self) -> None:
         """Stops serving and frees the port; may be called twice."""

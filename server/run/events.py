@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+DROP_REASONS = ("error", "late", "lost", "refused", "unanswered")
+
 
 @dataclass(frozen=True)
 class RunStarted:
@@ -174,12 +176,16 @@ class PrivacySpent:
 
 @dataclass(frozen=True)
 class ReplyDropped:
-    """A reply was not used; reason is late, error, lost, refused or timeout."""
+    """A reply was not used, or none came."""
 
     round: int
     node_id: str
     reason: str
+    """One of `DROP_REASONS`."""
     detail: str = ""
+
+    def __post_init__(self) -> None:
+        assert self.reason in DROP_REASONS, self.reason
 
 
 @dataclass(frozen=True)
@@ -223,6 +229,14 @@ class RunFinished:
     report_path: str
 
 
+@dataclass(frozen=True)
+class ScrapeAwaited:
+    """After a run that was done: its metrics stay until Prometheus has its last figures."""
+
+    seconds: float
+    """Longest wait."""
+
+
 Event = (
     RunStarted
     | PhaseStarted
@@ -242,6 +256,7 @@ Event = (
     | NodeClosed
     | Warned
     | RunFinished
+    | ScrapeAwaited
 )
 Observer = Callable[[Event], None]
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fedstill.common.config import Config, list_references, load_config, to_toml
-from fedstill.common.errors import RunError, UsageError
+from fedstill.common.errors import EXIT_USAGE, FedStillError, RunError, UsageError
 from fedstill.common.files import write_text_atomically
 from fedstill.common.modules import BUNDLE_FOLDER, copy_files
 from fedstill.server.run.state import (
@@ -44,6 +44,9 @@ def open_run(
 ) -> Iterator[tuple[Path, FederationState]]:
     """Makes a run folder, or opens one to go on from its last committed round, and holds it.
 
+    A run that was begun with the same configuration and has committed no round is gone on with:
+    nothing that ends a run before its first round blocks the same command.
+
     Args:
         config: The run's configuration.
         run_dir: The folder; None is `runs/<run_id>`.
@@ -60,6 +63,7 @@ def open_run(
     """
     run_id = run_id or name_run(config)
     folder = RUNS_DIR / run_id if run_dir is None else run_dir
+    resume = resume or _was_begun(folder, config)
     # Looked at before the lock, which is a file too: a stranger's folder stays as it was.
     check = load_state if resume else _check_unused
     check(folder)
@@ -71,7 +75,7 @@ def open_run(
             sweep(folder)
         else:
             state = FederationState(run_id=run_id)
-        with _undone_on_mistake(folder, state):
+        with _undone_if_worthless(folder, state):
             if not resume:
                 write_text_atomically(folder / "config.toml", to_toml(config))
                 copy_files(list_references(config), folder / BUNDLE_FOLDER)  # resumed wherever it is
@@ -97,14 +101,26 @@ def load_run_config(run_dir: Path) -> Config:
     return load_config(run_dir / "config.toml")
 
 
+def _was_begun(folder: Path, config: Config) -> bool:
+    try:
+        is_same = (folder / "config.toml").read_text(encoding="utf-8") == to_toml(config)
+        return is_same and load_state(folder).round == 0
+    except (OSError, ValueError, UsageError):
+        return False
+
+
 @contextmanager
-def _undone_on_mistake(run_dir: Path, state: FederationState) -> Iterator[None]:
-    # A user's mistake that shows before the first round leaves nothing behind, nor does a run without state.
+def _undone_if_worthless(run_dir: Path, state: FederationState) -> Iterator[None]:
+    # Ray makes a SystemExit of SIGTERM.
     try:
         yield
-    except (UsageError, OSError) as error:
-        is_mistake = isinstance(error, UsageError) and state.round == 0 and not state.num_resumes
-        if is_mistake or not (run_dir / STATE_FILE).exists():
+    except (FedStillError, OSError, KeyboardInterrupt, SystemExit) as error:
+        is_mistake = isinstance(error, FedStillError) and error.exit_code == EXIT_USAGE
+        is_interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
+        is_first = state.round == 0 and not state.num_resumes
+        has_teacher = state.exchange.teacher_epochs is not None
+        is_worthless = is_first and (is_mistake or (is_interrupted and not has_teacher))
+        if is_worthless or not (run_dir / STATE_FILE).exists():
             shutil.rmtree(run_dir, ignore_errors=True)
         raise
 

@@ -261,3 +261,15 @@ def test_an_unknown_key_of_flowers_configuration_is_refused():
 
 def test_flat_values_are_scalars_that_flower_takes():
     assert {type(value) for value in defaults().values()} <= {bool, int, float, str}
+
+
+@pytest.mark.parametrize(("key", "option"), [("run.dir", "--run-dir DIR"), ("run.resume", "--resume RUN")])
+def test_a_key_of_the_launch_is_sent_to_its_option(key, option):
+    with pytest.raises(ConfigError, match=f"{key} belongs to the launch, .*{option}"):
+        load_config(overrides=[f"{key}=x"])
+
+
+def test_the_reference_says_that_nothing_protects_what_nodes_send():
+    [said] = re.findall(r"\[privacy\]\n# (.*)", reference())
+    assert "not protected" in said
+    assert not [key for key in defaults() if key.startswith("privacy.")]  # else there is more to say

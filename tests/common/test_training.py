@@ -248,7 +248,7 @@ def empty(path):
         (truncated, "is no valid safetensors file"),
         (other_shape, r"0.bias should be \(16,\), the file has \(8,\) \(3 of 4 tensors differ\)"),
         (lacking, r"0.bias should be \(16,\), the file has nothing \(3 of 4"),
-        (surplus, r"more should be absent, the file has \(1,\) \(1 of 4"),
+        (surplus, r"more should be absent, the file has \(1,\) \(1 of 5"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused_and_change_nothing(tmp_path, write, message):

@@ -65,11 +65,13 @@ def _free_port() -> int:
 
 
 @contextmanager
-def _running(program: str, folder: Path) -> Iterator[Prometheus]:
+def _running(program: str, folder: Path, *, is_as_shipped: bool = False) -> Iterator[Prometheus]:
     for name in ("rules.yml", "alerts.yml"):
         shutil.copy(SHIPPED / name, folder)
     config = (SHIPPED / "prometheus.yml").read_text(encoding="utf-8")
-    (folder / "prometheus.yml").write_text(re.sub(r"(_interval): \d+s", r"\1: 1s", config))
+    if not is_as_shipped:
+        config = re.sub(r"(_interval): \d+s", r"\1: 1s", config)
+    (folder / "prometheus.yml").write_text(config, encoding="utf-8")
     (folder / "targets").mkdir()
     address = f"127.0.0.1:{_free_port()}"
     process = subprocess.Popen(
@@ -97,4 +99,13 @@ def prometheus(
 ) -> Iterator[Prometheus]:
     """Prometheus with the shipped rules; scrapes and evaluates each second."""
     with _running(require_program("prometheus"), tmp_path_factory.mktemp("prometheus")) as running:
+        yield running
+
+
+@pytest.fixture
+def shipped_prometheus(tmp_path: Path, require_program: Callable[[str], str]) -> Iterator[Prometheus]:
+    """Prometheus exactly as README sets it up, at the shipped beat."""
+    folder = tmp_path / "prometheus"
+    folder.mkdir()
+    with _running(require_program("prometheus"), folder, is_as_shipped=True) as running:
         yield running

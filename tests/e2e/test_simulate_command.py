@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from fedstill.server.run.state import STATE_FILE
+
+PROGRAM = "from fedstill.server.cli import main; main()"
 
 
 def run_cli(
@@ -94,3 +100,63 @@ def test_mistake_leaves_no_run_folder_behind(
         capsys,
     )
     assert not (tmp_path / "run").exists()
+
+
+def test_results_are_printed_before_the_wait_for_prometheus(
+    tmp_path: Path, quick_overrides: list[str]
+) -> None:
+    more = ["federation.num_rounds=1", "federation.control_fraction=0.0"]
+    more += [f"monitoring.targets_dir={tmp_path / 'targets'}"]
+    arguments = ["simulate", "--grid", "local", "--run-dir", str(tmp_path / "run"), *quick_overrides]
+    arguments += [part for item in more for part in ("--set", item)]
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert any(line.startswith("report      ") for line in process.stdout)
+    assert any(line.startswith("waiting 30.0 s at most until Prometheus") for line in process.stderr)
+    assert len(list((tmp_path / "targets").iterdir())) == 1
+    process.send_signal(signal.SIGINT)
+    rest = process.communicate(timeout=25)
+
+    assert (process.returncode, *rest) == (0, "", "")
+    assert list((tmp_path / "targets").iterdir()) == []
+
+
+def test_a_bad_resume_is_refused_before_torch_and_ray_are_loaded(tmp_path: Path) -> None:
+    program = "import sys; from fedstill.server.cli import run; code = run(); print(code, *sys.modules)"
+    arguments = ["simulate", "--resume", str(tmp_path / "nothing")]
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
+    code, *modules = done.stdout.split()
+
+    assert code == "2"
+    assert "nothing to resume" in done.stderr
+    assert not {"torch", "ray", "flwr"} & set(modules)
+
+
+@pytest.mark.parametrize(("number", "line"), [(signal.SIGTERM, "round 1: accuracy"), (signal.SIGINT, "run ")])
+def test_an_interrupted_run_says_how_to_go_on_or_leaves_nothing(
+    number: signal.Signals, line: str, tmp_path: Path, quick_overrides: list[str]
+) -> None:
+    arguments = ["simulate", "--grid", "local", "--run-dir", str(tmp_path / "run"), *quick_overrides]
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    assert any(told.startswith(line) for told in process.stderr)
+    process.send_signal(number)
+    _, rest = process.communicate(timeout=60)
+
+    assert process.returncode == 130
+    assert "Traceback" not in rest
+    has_rounds = line != "run "
+    assert (f"fedstill simulate --resume {tmp_path / 'run'}" in rest) == has_rounds
+    assert (tmp_path / "run" / STATE_FILE).exists() == has_rounds
+    assert (tmp_path / "run").exists() == has_rounds

@@ -2,7 +2,7 @@
 
 import uPlot from "./vendor/uPlot.esm.js";
 import { h } from "./dom.js";
-import { formatRatio, UNKNOWN } from "./format.js";
+import { formatNumber, formatRatio, UNKNOWN } from "./format.js";
 
 export const { paths } = uPlot;
 const drawn = new Set();
@@ -49,6 +49,9 @@ export const bottomAxis = (options = {}) => axis({ size: 26, grid: { show: false
 export const roundAxis = () => bottomAxis({ incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000], label: "round", space: 40 });
 
 const digitsOf = (step) => Math.max(1, Math.ceil(-Math.log10(step) - 1e-9));
+
+/** An axis of figures of any size, as losses: three digits, however small they are. */
+export const numberAxis = () => axis({ size: 64, values: (_, ticks) => ticks.map(formatNumber) });
 
 export const ratioAxis = (label) => axis({ label, size: 52, values: (_, ticks, __, ___, step) => ticks.map((tick) => tick.toFixed(digitsOf(step))) });
 

@@ -44,7 +44,15 @@ const counts = new Intl.NumberFormat("en-GB", { maximumFractionDigits: 0 });
 
 export const formatCount = (count) => (isKnown(count) ? counts.format(count) : UNKNOWN);
 
-export const formatNumber = (value) => (isKnown(value) ? String(Number(value.toPrecision(3))) : UNKNOWN);
+const RAISED = { "-": "⁻", 0: "⁰", 1: "¹", 2: "²", 3: "³", 4: "⁴", 5: "⁵", 6: "⁶", 7: "⁷", 8: "⁸", 9: "⁹" };
+
+/** Three digits, whatever the size: 0.0123, and 1.23×10⁻⁵ where zeros would be all that one reads. */
+export function formatNumber(value) {
+  if (!isKnown(value)) return UNKNOWN;
+  if (value === 0 || Math.abs(value) >= 0.001) return String(Number(value.toPrecision(3)));
+  const [digits, power] = value.toExponential(2).split("e");
+  return `${Number(digits)}×10${[...power].map((sign) => RAISED[sign]).join("")}`;
+}
 
 export const formatTimes = (factor) => (isKnown(factor) && Number.isFinite(factor) ? `${threeDigits(factor)}×` : UNKNOWN);
 
@@ -90,6 +98,7 @@ export function describeEvent(event) {
     case "warned": return event.text;
     case "node_left": return "node left";
     case "run_finished": return "run finished";
+    case "scrape_awaited": return `waiting ${formatSeconds(event.seconds)} at most for Prometheus`;
     default: return String(event.event).replaceAll("_", " ");
   }
 }

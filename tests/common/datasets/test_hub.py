@@ -149,3 +149,24 @@ def test_what_no_format_fits_is_refused(tmp_path):
 
 def test_the_configuration_takes_it():
     assert load_config(overrides=["data.source=hf:ylecun/mnist"]).data.source == "hf:ylecun/mnist"
+
+
+def test_a_package_that_does_not_load_tells_its_own_error(tmp_path, monkeypatch):
+    (tmp_path / "flwr_datasets").mkdir()
+    (tmp_path / "flwr_datasets" / "__init__.py").write_text(
+        "raise ImportError('libarrow.so.1900 is too old')"
+    )
+    for name in [name for name in sys.modules if name.partition(".")[0] == "flwr_datasets"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(DataError, match=r"does not load here: libarrow\.so\.1900 is too old") as caught:
+        load("hf:ylecun/mnist")
+    assert "install" not in str(caught.value)
+
+
+@pytest.mark.parametrize("named", ["people.parquet", "."])
+def test_parquet_without_the_prefix_is_told_of_it(tmp_path, named):
+    datasets.Dataset.from_dict({"age": [1], "label": [0]}).to_parquet(tmp_path / "people.parquet")
+    source = str(tmp_path / named)
+    with pytest.raises(DataError, match=f"write hf:{tmp_path}"):
+        load(source)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 
 from benchmarks.fleet_folder import FleetFolder
+from fedstill.common.compressors import make_plan
 
 VIEWS = {
     "runs": "#/",
@@ -194,6 +197,69 @@ def test_a_row_opens_its_node_with_history_and_plan(open_view: Any) -> None:
     assert "cnn-small" in page.get_by_label("Compression plan").inner_text()
     page.get_by_label("Next node: node-0006").click()
     page.get_by_role("heading", name="node-0006").wait_for()
+
+
+def test_a_plan_tells_what_was_applied_and_what_each_step_cost(
+    open_view: Any, serve: Any, runs_dir: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(runs_dir / "small", tmp_path / "small")
+    artefact = tmp_path / "small" / "nodes" / "node-0003" / "artefact"
+    artefact.mkdir(parents=True)
+    steps = [
+        {"step": "prune", "accuracy_before": 0.98, "bytes_before": 40_000, "bytes_after": 12_000},
+        {"step": "quantise", "accuracy_before": 0.97, "bytes_before": 12_000, "bytes_after": 7_900},
+    ]
+    plan = make_plan(steps="prune,quantise", prune_ratio=0.3)
+    compression = {"method": "static int8", "bits": 8, "steps": steps, "plan": plan.to_json()}
+    (artefact / "manifest.json").write_text(json.dumps({"width": 1.0, "compression": compression}))
+
+    with serve(tmp_path) as address:
+        page = open_view("#/run/small/node/node-0003", address=address)
+        table = page.get_by_label("Compression plan")
+        table.get_by_text("plan · prune ratio").wait_for()
+        told = table.inner_text()
+        assert page.complaints == []
+
+    assert "[object" not in told
+    assert re.search(r"steps · prune · bytes before\s+40\.0 kB", told)
+    assert re.search(r"steps · quantise · accuracy before\s+0\.97", told)
+    assert re.search(r"plan · prune ratio\s+0\.3", told)
+    for unused in ("sparsity", "pattern", "energy", "rank", "group size", "qat"):
+        assert f"plan · {unused}" not in told
+
+
+def test_a_plan_that_is_not_collected_yet_has_no_idle_settings_either(open_view: Any) -> None:
+    table = open_view(VIEWS["node"]).get_by_label("Compression plan")
+    table.get_by_text("plan · steps").wait_for()
+
+    assert "plan · bits" in table.inner_text()
+    assert "prune" not in table.inner_text()
+
+
+def test_the_command_that_goes_on_with_a_run_names_its_folder(open_view: Any, runs_dir: Path) -> None:
+    command = open_view(VIEWS["died"]).locator(".progress code, p code").first.inner_text()
+
+    assert shlex.split(command) == ["fedstill", "simulate", "--resume", str((runs_dir / "died").resolve())]
+
+
+def test_losses_near_zero_are_told_in_digits(
+    open_view: Any, serve: Any, runs_dir: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "tiny"
+    shutil.copytree(runs_dir / "small", folder)
+    lines = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+    for line in lines:
+        for node in line["nodes"]:
+            node["distillation_loss"] = 1.234e-5 / line["round"]
+    (folder / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    with serve(tmp_path) as address:
+        for view in ("", "/node/node-0003"):
+            page = open_view(f"#/run/tiny{view}", address=address)
+            figure = page.locator("figure", has=page.get_by_role("heading", name=re.compile("[Ll]oss")))
+            figure.get_by_text("3.09×10⁻⁶").wait_for()
+            assert "0.0000" not in figure.inner_text()
+            assert page.complaints == []
 
 
 def test_a_node_that_is_none_is_said(open_view: Any) -> None:

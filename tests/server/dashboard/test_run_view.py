@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks.fleet_folder import FleetFolder
+from fedstill.common.compressors import list_settings, make_plan
+from fedstill.common.config import to_toml
 from fedstill.server.dashboard.discovery import Brief, find_runs
 from fedstill.server.dashboard.rounds import NODE_COLUMNS
 from fedstill.server.dashboard.run_view import RunView
-from fedstill.server.run.state import read_holders
+from fedstill.server.run.state import NodePlan, read_holders
 
 
 def open_view(folder: Path) -> RunView:
@@ -173,3 +176,41 @@ def test_the_list_of_runs_tells_how_each_is_doing(tmp_path: Path, runs_dir: Path
         4,
         "the last round is over",
     )
+
+
+def test_the_command_that_goes_on_is_that_of_who_began_the_run(tmp_path: Path) -> None:
+    home = tmp_path / "my home"
+    with FleetFolder(home / "runs" / "field", num_nodes=1, num_rounds=2) as fleet:
+        fleet.close_round()
+    view = open_view(home / "runs" / "field")
+    alone = view.snapshot()["overview"]["resume_command"]
+    (home / "superlink.db").touch()
+    deployed = view.snapshot()["overview"]["resume_command"]
+
+    assert shlex.split(alone) == ["fedstill", "simulate", "--resume", str(home / "runs" / "field")]
+    assert shlex.split(deployed) == ["fedstill", "coordinator", "--home", str(home), "--run-id", "field"]
+
+
+def test_a_node_with_a_plan_of_its_own_shows_that(tmp_path: Path) -> None:
+    with FleetFolder(tmp_path / "run", num_nodes=1, num_rounds=2) as fleet:
+        compression = make_plan(steps="quantise", bits=4, group_size=16)
+        fleet.state.nodes["node-0000"].plan = NodePlan(
+            model="cnn-tiny",
+            width=1.0,
+            compression=compression,
+            name="cnn-tiny, 4 bits",
+            reason="",
+            accuracy=None,
+            artefact_bytes=1,
+            latency_seconds=1.0,
+        )
+        config = fleet.config.model_copy(
+            update={"student": fleet.config.student.model_copy(update={"plan": "auto"})}
+        )
+        (tmp_path / "run" / "config.toml").write_text(to_toml(config))
+        fleet.close_round()
+    described = open_view(tmp_path / "run").describe_node("node-0000")
+
+    assert described is not None
+    assert described["compress"] == list_settings(compression)
+    assert described["compress"]["group_size"] == 16

@@ -1,6 +1,6 @@
 // What was moved, who answered, and what went wrong.
 
-import { axis, bars, chart, line, roundAxis, roundRange, roundSeries, zeroRange } from "../charts.js";
+import { axis, bars, chart, line, numberAxis, roundAxis, roundRange, roundSeries, zeroRange } from "../charts.js";
 import { fill, h, plainTable, tile } from "../dom.js";
 import { sum } from "../figures.js";
 import { describeEvent, formatAge, formatBytes, formatClock, formatCount, formatNumber, formatSeconds, formatTick, formatTimes, UNKNOWN } from "../format.js";
@@ -135,8 +135,8 @@ function labelChart() {
     caption: "Of the labels that a round fetched: mean over the public set at the run's temperature, nats.",
     options: {
       scales: { x: { time: false, range: roundRange }, y: { range: zeroRange } },
-      axes: [roundAxis(), axis({ size: 56 })],
-      series: [roundSeries(), line("entropy", "student", { value: (_, value) => (value == null ? UNKNOWN : value.toPrecision(3)) })],
+      axes: [roundAxis(), numberAxis()],
+      series: [roundSeries(), line("entropy", "student", { value: (_, value) => formatNumber(value) })],
     },
   });
   return {

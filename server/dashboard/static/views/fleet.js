@@ -2,8 +2,8 @@
 
 import { fill, h, plainTable, tile } from "../dom.js";
 import { families, familyColours, histogram, last, mean } from "../figures.js";
-import { describeEvent, formatBytes, formatClock, formatCount, formatRatio, formatSeconds, formatTick, formatTimes, joinEvents, UNKNOWN } from "../format.js";
-import { axis, bars, bottomAxis, chart, colour, line, paths, ratioAxis, ratioRange, roundAxis, roundRange, roundSeries, zeroRange } from "../charts.js";
+import { describeEvent, formatBytes, formatClock, formatCount, formatNumber, formatRatio, formatSeconds, formatTick, formatTimes, joinEvents, UNKNOWN } from "../format.js";
+import { axis, bars, bottomAxis, chart, colour, line, numberAxis, paths, ratioAxis, ratioRange, roundAxis, roundRange, roundSeries, zeroRange } from "../charts.js";
 import { nodeLink, runLink } from "../links.js";
 import { scatterChart } from "../scatter.js";
 import { metric, samples } from "../store.js";
@@ -85,7 +85,7 @@ function showProgress(element, run) {
   if (element.hidden) return;
   const closed = last(run.rounds)?.round ?? 0;
   if (status === "stopped") {
-    fill(element, h("p", {}, h("b", {}, "Stopped."), ` It ended without a summary after round ${closed} of ${numRounds}${reason ? ` (${reason})` : ""}; go on with `, h("code", {}, `fedstill simulate --resume ${run.overview.run_id}`)));
+    fill(element, h("p", {}, h("b", {}, "Stopped."), ` It ended without a summary after round ${closed} of ${numRounds}${reason ? ` (${reason})` : ""}; go on with `, h("code", {}, run.overview.resume_command)));
     return;
   }
   const current = phase?.phase === "round";
@@ -147,11 +147,11 @@ function lossCurves() {
     describe: ([numbers, distilled]) => numbers.length ? `Losses by round: distillation ${distilled.at(-1)} after round ${numbers.at(-1)}` : "No round yet",
     options: {
       scales: { x: { time: false, range: roundRange }, y: { range: zeroRange } },
-      axes: [roundAxis(), axis({ size: 56 })],
+      axes: [roundAxis(), numberAxis()],
       series: [
         roundSeries(),
-        line("distillation", "student", { value: (_, value) => (value == null ? UNKNOWN : value.toPrecision(3)) }),
-        line("private", "teacher", { value: (_, value) => (value == null ? UNKNOWN : value.toPrecision(3)) }),
+        line("distillation", "student", { value: (_, value) => formatNumber(value) }),
+        line("private", "teacher", { value: (_, value) => formatNumber(value) }),
       ],
     },
   });

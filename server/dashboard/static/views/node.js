@@ -1,6 +1,6 @@
 // One node: how its student came about, what compression made of it, and what went wrong.
 
-import { axis, chart, line, ratioAxis, ratioRange, roundAxis, roundRange, roundSeries, zeroRange } from "../charts.js";
+import { axis, chart, line, numberAxis, ratioAxis, ratioRange, roundAxis, roundRange, roundSeries, zeroRange } from "../charts.js";
 import { fill, h, plainTable, tile } from "../dom.js";
 import { last, troubles } from "../figures.js";
 import { describeEvent, formatAge, formatBytes, formatCount, formatNumber, formatRatio, formatSeconds, formatTick, formatTimes, UNKNOWN } from "../format.js";
@@ -82,13 +82,13 @@ function historyChart(title, lines) {
 }
 
 function lossChart() {
-  const value = (_, number) => (number == null ? UNKNOWN : number.toPrecision(3));
+  const value = (_, number) => formatNumber(number);
   const figure = chart({
     title: "Losses by round",
     caption: "Means of the newest steps, nats.",
     options: {
       scales: { x: { time: false, range: roundRange }, y: { range: zeroRange } },
-      axes: [roundAxis(), axis({ size: 56 })],
+      axes: [roundAxis(), numberAxis()],
       series: [roundSeries(), line("distillation", "student", { value }), line("private", "teacher", { value })],
     },
   });
@@ -116,11 +116,11 @@ function planTable({ node, details, manifest, compress }) {
     ["Parameters", formatCount(details.num_parameters)],
     ["Before compression", formatBytes(node.fp32_bytes)],
     ["Artefact", `${formatBytes(node.artefact_bytes)} (${formatTimes(factor)} smaller)`],
-    ...(manifest ? listScalars(manifest, ["width", "compression", "plan", "device", "files"]) : Object.entries(compress)),
+    ...(manifest ? listScalars(manifest, ["width", "compression", "device", "files"]) : listScalars({ compression: { plan: compress } }, ["compression"])),
     ["Artefact digest", h("code", {}, details.artefact_digest ?? UNKNOWN)],
     ["Student digest", h("code", {}, details.student_digest ?? UNKNOWN)],
   ];
-  const note = manifest ? "From the artefact's manifest." : "As configured; the artefact is not collected yet.";
+  const note = manifest ? "From the artefact's manifest." : "As planned; the artefact is not collected yet.";
   return [plainTable(["What", "Value"], rows, { label: "Compression plan" }), h("p", { class: "note" }, note)];
 }
 
@@ -128,8 +128,11 @@ function planTable({ node, details, manifest, compress }) {
 function listScalars(document, keys) {
   const rows = [];
   const walk = (name, value) => {
-    if (value !== null && typeof value === "object" && !Array.isArray(value)) for (const [key, item] of Object.entries(value)) walk(`${name} · ${key}`, item);
-    else rows.push([name.replaceAll("_", " "), /bytes$/.test(name) && typeof value === "number" ? formatBytes(value) : /sha256$/.test(name) ? h("code", {}, String(value)) : Array.isArray(value) ? value.join(", ") : String(value)]);
+    const isRecord = (item) => item !== null && typeof item === "object";
+    // A list of records is told record by record: its steps by their names, others by their number.
+    if (Array.isArray(value) && value.some(isRecord)) value.forEach((item, index) => { const { step, ...rest } = isRecord(item) ? item : { value: item }; walk(`${name} · ${step ?? index + 1}`, rest); });
+    else if (isRecord(value) && !Array.isArray(value)) for (const [key, item] of Object.entries(value)) walk(`${name} · ${key}`, item);
+    else rows.push([name.replaceAll("_", " "), /bytes(_\w+)?$/.test(name) && typeof value === "number" ? formatBytes(value) : /sha256$/.test(name) ? h("code", {}, String(value)) : Array.isArray(value) ? value.join(", ") || "none" : typeof value === "number" && !Number.isInteger(value) ? formatNumber(value) : String(value)]);
   };
   for (const key of keys) if (document[key] !== undefined) walk(key, document[key]);
   return rows;
