@@ -167,6 +167,7 @@ class FleetFolder:
             reports.append(report)
             self._announce(report, number)
         accuracy = float(np.mean([report.accuracy for report in reports]))
+        assert TEACHER.validation_accuracy is not None
         gap = TEACHER.validation_accuracy - accuracy
         num_dropped = int(failed.sum())
         self.state.rounds.append(

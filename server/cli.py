@@ -24,7 +24,9 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
 )
 labels_cli = typer.Typer(help="Soft labels without a coordinator.", no_args_is_help=True)
+teacher_cli = typer.Typer(help="A teacher that is no model here.", no_args_is_help=True)
 cli.add_typer(labels_cli, name="labels")
+cli.add_typer(teacher_cli, name="teacher")
 cli.add_typer(certs_cli, name="certs")
 cli.add_typer(fleet_cli, name="fleet")
 
@@ -387,6 +389,19 @@ def serve(
     ) as service:
         typer.echo(f"label service on {service.address}")
         service.wait()
+
+
+@teacher_cli.command()
+def public(
+    output_dir: Annotated[Path, typer.Option("--output", "-o", help="folder to fill")],
+    config: ConfigArgument = None,
+    overrides: SetOption = None,
+) -> None:
+    """Write the public samples in order, with their digest, to be labelled elsewhere (teacher.labels)."""
+    from fedstill.server.commands.public import export_public
+
+    written = export_public(load_config(config, overrides=overrides or ()), output_dir)
+    typer.echo(f"written  {', '.join(str(path) for path in written)}")
 
 
 def run() -> int:

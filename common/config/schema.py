@@ -75,6 +75,11 @@ class TeacherConfig(Section):
     factory: str = Field(
         "", description="module:function that returns the teacher as a torch module; empty: `model`"
     )
+    labels: str = Field(
+        "",
+        description="soft labels from elsewhere instead of a model: an .npz or .parquet for what `fedstill"
+        " teacher public` wrote; empty: none",
+    )
     num_epochs: int = Field(40, ge=1, le=10_000, description="upper limit of epochs over the server's set")
     patience: int = Field(8, ge=1, description="epochs without a better validation loss before it stops")
     batch_size: int = Field(64, ge=1, description="samples per step")
@@ -296,6 +301,9 @@ class Config(Section):
             raise ValueError(
                 f"teacher.checkpoint: expected a .safetensors file, got {self.teacher.checkpoint!r}"
             )
+        if self.teacher.labels and (self.teacher.checkpoint or self.teacher.factory):
+            other = "checkpoint" if self.teacher.checkpoint else "factory"
+            raise ValueError(f"teacher.labels and teacher.{other} name two teachers: set one of them")
         for key in ("num_server", "num_public"):
             value = getattr(self.data, key)
             if value > 1 and value != int(value):

@@ -323,9 +323,10 @@ def _check_data(config: Config) -> Iterator[Finding]:
 
 
 def _check_teacher(config: Config) -> Iterator[Finding]:
-    if not config.teacher.checkpoint:
+    key, kind = ("labels", ".npz or .parquet") if config.teacher.labels else ("checkpoint", ".safetensors")
+    if not (name := config.teacher.labels or config.teacher.checkpoint):
         return
-    path = Path(config.teacher.checkpoint).expanduser()
+    path = Path(name).expanduser()
     readable = path.is_file() and os.access(path, os.R_OK)
     detail = f"{path}: {format_bytes(path.stat().st_size)}" if readable else f"{path} cannot be read"
-    yield Finding("teacher", readable, detail, "set teacher.checkpoint to a readable .safetensors file")
+    yield Finding("teacher", readable, detail, f"set teacher.{key} to a readable {kind} file")

@@ -89,6 +89,9 @@ def _workspace(config: Config) -> Path:
         "distill": config.distill.model_dump(),
         "chunk_bytes": config.exchange.chunk_bytes,
     }
+    labels = Path(config.teacher.labels).expanduser()
+    if labels.is_file():
+        identity["labels"] = hashlib.sha256(labels.read_bytes()).hexdigest()
     if references := list_references(config):
         identity["code"] = digest_files(references)
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

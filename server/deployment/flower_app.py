@@ -2,6 +2,7 @@
 
     <home>/app/pyproject.toml  name, version, components, and every key that a run may set
     <home>/app/fedstill/       the code, with real folders: Flower's bundles take no links
+    <home>/app/modules/        modules of the user's that the run's configuration names, if it names any
 
 SuperLink and SuperNodes unpack the bundle and put it first on the path, so that the coordinator's
 code runs everywhere, whatever FedStill is installed there.
@@ -17,7 +18,8 @@ from pathlib import Path
 import tomli_w
 
 import fedstill
-from fedstill.common.config import Scalar, defaults
+from fedstill.common.config import Config, Scalar, defaults, list_references
+from fedstill.common.modules import BUNDLE_FOLDER, copy_files
 
 PACKAGE = Path(fedstill.__file__).parent
 SHIPPED = ("*.py", "*.toml", "*.json")
@@ -34,11 +36,12 @@ def app_folder(home: Path) -> Path:
     return home / "app"
 
 
-def write_app(home: Path) -> Path:
+def write_app(home: Path, config: Config) -> Path:
     """Writes the app into a coordinator's home, over an older one.
 
     Args:
         home: The coordinator's folder; made.
+        config: The run's configuration, whose modules go along: devices take no others.
 
     Returns:
         The app's folder.
@@ -48,17 +51,19 @@ def write_app(home: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=home, prefix=".app.") as name:
         fresh = Path(name) / "app"
         shutil.copytree(PACKAGE, fresh / PACKAGE.name, ignore=_unshipped)
-        (fresh / "pyproject.toml").write_text(app_pyproject(), encoding="utf-8")
+        copies = copy_files(list_references(config), fresh / BUNDLE_FOLDER)
+        (fresh / "pyproject.toml").write_text(app_pyproject(has_modules=bool(copies)), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         fresh.rename(folder)
     return folder
 
 
-def app_pyproject() -> str:
-    """Writes what Flower reads of an app."""
+def app_pyproject(*, has_modules: bool = False) -> str:
+    """Writes what Flower reads of an app; `has_modules`: it holds some of the user's."""
+    shipped = [f"fedstill/**/{pattern}" for pattern in SHIPPED]
     app = {
         "publisher": "fedstill",
-        "fab-include": [f"fedstill/**/{pattern}" for pattern in SHIPPED],
+        "fab-include": [*shipped, f"{BUNDLE_FOLDER}/**/*.py"] if has_modules else shipped,
         "components": COMPONENTS,
         "config": run_config(),
     }

@@ -157,9 +157,9 @@ def flower_environment(site: Site, environment: Mapping[str, str]) -> dict[str, 
     }
 
 
-def furnish_home(site: Site) -> None:
-    """Writes what `flwr run` needs: the app, and a configuration that finds the SuperLink."""
-    write_app(site.home)
+def furnish_home(site: Site, config: Config) -> None:
+    """Writes what `flwr run` needs: the app with a run's modules, and a connection to the SuperLink."""
+    write_app(site.home, config)
     write_connection(site)
 
 

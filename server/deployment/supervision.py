@@ -46,6 +46,7 @@ from fedstill.server.deployment.flower_programs import (
     submit_command,
     superexec_command,
     superlink_command,
+    write_connection,
 )
 from fedstill.server.deployment.registration import Registry
 from fedstill.server.labels.transport import ServerCertificates
@@ -86,7 +87,7 @@ def register_fleet(site: Site, *, say: Callable[[str], None]) -> None:
         UsageError: No authority.
         RunError: The SuperLink refused a node or was not reached.
     """
-    furnish_home(site)
+    write_connection(site)
     registry = _open_registry(site, Control(site), say)
     if registry is None:
         raise UsageError(f"{site.certificates} holds no authority; make one: fedstill certs init")
@@ -96,7 +97,7 @@ def register_fleet(site: Site, *, say: Callable[[str], None]) -> None:
 
 def print_commands(site: Site, config: Config, run_dir: Path) -> str:
     """Lists the commands for running the parts apart, one per line, and what they do not do by themselves."""
-    furnish_home(site)
+    furnish_home(site, config)
     environment = flower_environment(site, {})
     prefix = " ".join(f"{key}={shlex.quote(environment[key])}" for key in environment if key != "PATH")
     commands = [superlink_command(site), superexec_command(site)]
@@ -146,7 +147,7 @@ def coordinate(
         stack.enter_context(hold_folder(site.home, option="--home"))
         _end_leftovers(site, say)
         _check_port(site)
-        furnish_home(site)
+        furnish_home(site, config)
         for part in parts:
             stack.callback(_end, part)
             _start(part, site, environment)

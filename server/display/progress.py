@@ -99,6 +99,8 @@ def describe_event(event: Event) -> str | None:
             line = f"{event.phase}: started"
         case PhaseEnded() if event.phase != "round":
             line = f"{event.phase}: done in {format_seconds(event.seconds)}"
+        case TeacherReady(accuracy=None):
+            line = "teacher: soft labels from a file, accuracy unknown"
         case TeacherReady():
             line = (
                 f"teacher: accuracy {format_ratio(event.accuracy)}, {event.num_parameters:,} parameters,"
@@ -325,7 +327,7 @@ def _accuracy_rows(summary: Summary) -> list[tuple[str, str, str]]:
     rows.append(("private accuracy", format_ratio(fleet.private_accuracy_mean), own))
     rows.append(("  local control", format_ratio(fleet.local_private_accuracy_mean), local))
     if teacher is not None and fleet.accuracy_mean is not None:
-        gap = teacher.accuracy - fleet.accuracy_mean
+        gap = None if teacher.accuracy is None else teacher.accuracy - fleet.accuracy_mean
         rows.append(("gap", format_ratio(gap), "teacher minus students, evaluation set"))
     return rows
 
@@ -354,10 +356,11 @@ def _cost_rows(summary: Summary) -> list[tuple[str, str, str]]:
     fleet, teacher = summary.fleet, summary.teacher
     rows = []
     if teacher is not None:
-        parameters = f"fp32, {teacher.num_parameters:,} parameters"
+        known = teacher.num_parameters is not None
+        parameters = f"fp32, {teacher.num_parameters:,} parameters" if known else "soft labels from a file"
         rows.append(("teacher size", format_bytes(teacher.size_bytes), parameters))
     ratio = ""
-    if teacher is not None and fleet.artefact_bytes_mean:
+    if teacher is not None and teacher.size_bytes is not None and fleet.artefact_bytes_mean:
         ratio = f"; the teacher is {format_times(teacher.size_bytes / fleet.artefact_bytes_mean)} as large"
     rows.append(("artefact size", format_bytes(fleet.artefact_bytes_mean), f"mean{ratio}"))
     rounds = [entry.seconds for entry in summary.rounds]

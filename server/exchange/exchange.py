@@ -29,6 +29,8 @@ class Exchange:
     spec: InputSpec
     publication: Publication
     teacher: Teacher | None = None
+    given_origin: str = ""
+    """Digest of the file of soft labels that stands in for a teacher."""
     round: int = 0
     notes: ConclusionRecord = field(default_factory=ConclusionRecord)
     """Figures of the last conclusion, for `rounds.jsonl`."""
@@ -38,6 +40,11 @@ class Exchange:
         """What soft labels belong to, row by row: the public samples, or all their views."""
         samples_S = self.dataset.x_train[self.splits.public]
         return open_views(samples_S, self.publication.views, self.spec)
+
+    @property
+    def has_teacher_labels(self) -> bool:
+        """Whether the public rows have soft labels before the first round: a teacher's, or given ones."""
+        return self.teacher is not None or bool(self.given_origin)
 
     @property
     def teacher_rows(self) -> np.ndarray | Views:

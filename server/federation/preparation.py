@@ -22,6 +22,7 @@ from fedstill.common.training import count_bytes, count_parameters, digest_weigh
 from fedstill.server.aggregators import TAKES_WEIGHTS, get_aggregator, takes_weights
 from fedstill.server.exchange.encodings import AUTO
 from fedstill.server.exchange.exchange import Exchange
+from fedstill.server.exchange.given_labels import digest_public, raw_public, read_labels
 from fedstill.server.exchange.hints import publish_hints
 from fedstill.server.exchange.publication import publish_public, publish_samples
 from fedstill.server.exchange.teacher import (
@@ -109,7 +110,9 @@ def check_names(config: Config) -> None:
             f"federation.staleness = weigh: the aggregator {config.federation.aggregator} counts every node"
             f" alike; use one of {', '.join(sorted(TAKES_WEIGHTS))}, or staleness = drop"
         )
-    if scheme.has_teacher:
+    if scheme.has_teacher and config.teacher.labels:
+        _check_given(config)
+    elif scheme.has_teacher:
         teacher_device(config.teacher)
     if scheme.shares_architecture and config.compress.plan.changes_training:
         raise ConfigError(
@@ -121,6 +124,18 @@ def check_names(config: Config) -> None:
             f"the scheme {config.federation.scheme} averages weights position by position and needs one"
             f" architecture; set student.model to one of {config.student.model}, or choose another scheme"
         )
+
+
+def _check_given(config: Config) -> None:
+    hindrance = ""
+    if config.distill.num_views > 1:
+        hindrance = "distill.num_views needs a teacher that labels each view: set it to 1"
+    elif compares_features(config.distill.loss):
+        hindrance = f"distill.loss = {config.distill.loss} compares features: take one of logits"
+    elif config.federation.scheme == "co-teaching":
+        hindrance = "the scheme co-teaching trains the teacher: take teacher"
+    if hindrance:
+        raise ConfigError(f"teacher.labels brings soft labels without a model, and {hindrance}")
 
 
 def _check_models(config: Config) -> None:
@@ -160,7 +175,10 @@ def prepare(run: Run) -> Prepared:
             )
     truth = Truth(dataset.y_test, dataset.y_train[splits.server_validation], dataset.num_classes)
     facts = None
-    if scheme.has_teacher:
+    if scheme.has_teacher and config.teacher.labels:
+        facts = _publish_given_labels(run, exchange)
+        run.observe(TeacherReady(None, None, None, None))
+    elif scheme.has_teacher:
         exchange.teacher = _open_teacher(run, exchange)
         _publish_soft_labels(run, exchange)
         truth, facts = judge_teacher(run, exchange, truth)
@@ -256,6 +274,40 @@ def _publish_soft_labels(run: Run, exchange: Exchange) -> None:
         publish_hints(exchange, teacher.model)
     entropy = measure_entropy(logits, temperature=run.config.distill.temperature)
     run.observe(LabelsPublished(0, entropy))
+
+
+def _publish_given_labels(run: Run, exchange: Exchange) -> TeacherFacts:
+    path, record = Path(run.config.teacher.labels).expanduser(), run.state.exchange
+    with timed_phase(run.observe, "labels", len(exchange.splits.public)):
+        # A resumed run needs the file no more.
+        known = exchange.find_labels(origin=record.given_origin) if record.given_origin else None
+        if known is not None:
+            logits_SC = exchange.store.logits(known.id)
+        else:
+            samples_S = raw_public(exchange.dataset, exchange.splits)
+            given = read_labels(
+                path,
+                digest=digest_public(samples_S),
+                num_samples=len(samples_S),
+                num_classes=exchange.dataset.num_classes,
+            )
+            logits_SC, record.given_origin = given.logits_SC, given.origin
+        exchange.given_origin = record.given_origin
+        exchange.publish_labels(logits_SC, origin=record.given_origin)
+    entropy = measure_entropy(logits_SC, temperature=run.config.distill.temperature)
+    run.observe(LabelsPublished(0, entropy))
+    return TeacherFacts(
+        model=path.name,
+        accuracy=None,
+        initial_accuracy=None,
+        validation_accuracy=None,
+        num_parameters=None,
+        size_bytes=None,
+        digest=record.given_origin,
+        num_server_samples=0,
+        num_epochs=0,
+        latency_seconds_batch1=None,
+    )
 
 
 def judge_teacher(run: Run, exchange: Exchange, truth: Truth) -> tuple[Truth, TeacherFacts]:

@@ -61,7 +61,7 @@ def try_own(exchange: Exchange, *, holds_teacher: bool) -> None:
             try_codec(config.exchange.codec, num_classes=exchange.dataset.num_classes)
         if scheme.rows == "public":
             try_aggregator(config, num_classes=exchange.dataset.num_classes)
-        if scheme.has_teacher:
+        if scheme.has_teacher and not config.teacher.labels:
             try_teacher(exchange, holds_teacher=holds_teacher or bool(config.teacher.checkpoint))
         for name in dict.fromkeys(part.strip() for part in config.student.model.split(",")):
             try_student(exchange, resolve_model(name, role="student", spec=exchange.spec))

@@ -31,14 +31,14 @@ class Truth:
 
 @dataclass(frozen=True)
 class TeacherFacts:
-    """The teacher as the summary shows it; accuracies are ratios."""
+    """The teacher as the summary shows it; accuracies are ratios, None where labels came without a model."""
 
     model: str
-    accuracy: float
-    initial_accuracy: float
-    validation_accuracy: float
-    num_parameters: int
-    size_bytes: int
+    accuracy: float | None
+    initial_accuracy: float | None
+    validation_accuracy: float | None
+    num_parameters: int | None
+    size_bytes: int | None
     digest: str
     num_server_samples: int
     num_epochs: int

@@ -106,8 +106,8 @@ class RunMetrics:
                 metrics["phase_active"].labels(event.phase).set(0)
                 metrics["phase_seconds"].labels("coordinator", event.phase).observe(event.seconds)
             case TeacherReady():
-                metrics["teacher_accuracy_ratio"].set(event.accuracy)
-                metrics["teacher_bytes"].set(event.size_bytes)
+                metrics["teacher_accuracy_ratio"].set(_or_nan(event.accuracy))
+                metrics["teacher_bytes"].set(_or_nan(event.size_bytes))
             case LabelsPublished():
                 metrics["label_entropy_nats"].set(event.entropy_nats)
                 metrics["ensemble_teacher_kl_nats"].set(_or_nan(event.ensemble_teacher_kl_nats))

@@ -97,6 +97,8 @@ def _identify_origin(exchange: Exchange) -> str:
     parts = [publication.validation_digest.hex()]
     if exchange.teacher is not None:
         parts += [digest_weights(exchange.teacher.model), publication.public_digest.hex()]
+    elif exchange.given_origin:
+        parts += [exchange.given_origin, publication.public_digest.hex()]
     else:
         train = exchange.splits.server_train
         parts.append(
@@ -163,7 +165,7 @@ def train_pilot(candidate: Candidate, subject: Subject, exchange: Exchange) -> t
         fit(
             student,
             _batches(exchange),
-            from_labels if exchange.teacher is not None else from_classes,
+            from_labels if exchange.has_teacher_labels else from_classes,
             loss_weights=(1.0,),
             num_steps=NUM_STEPS,
             optimisation=Optimisation(config.distill.learning_rate, config.distill.weight_decay),
@@ -175,7 +177,7 @@ def train_pilot(candidate: Candidate, subject: Subject, exchange: Exchange) -> t
 
 def _batches(exchange: Exchange) -> Iterator[Batch]:
     config, dataset, splits = exchange.config, exchange.dataset, exchange.splits
-    if exchange.teacher is not None:
+    if exchange.has_teacher_labels:
         index_S = splits.public[:MAX_SAMPLES]
         answers: np.ndarray = np.array(
             exchange.store.logits(exchange.publication.label_set_id)[: len(index_S)]

@@ -87,9 +87,9 @@ def _tiles(summary: Summary) -> str:
     if teacher is not None:
         tiles.insert(0, ("Teacher", format_ratio(teacher.accuracy), f"accuracy; {teacher.model}"))
         if fleet.accuracy_mean is not None:
-            gap = teacher.accuracy - fleet.accuracy_mean
+            gap = None if teacher.accuracy is None else teacher.accuracy - fleet.accuracy_mean
             tiles.append(("Gap", format_ratio(gap), "teacher minus students"))
-        if fleet.artefact_bytes_mean:
+        if fleet.artefact_bytes_mean and teacher.size_bytes is not None:
             factor = format_times(teacher.size_bytes / fleet.artefact_bytes_mean)
             size_note = f"mean artefact; the teacher is {factor} as large"
     tiles.append(

@@ -108,8 +108,8 @@ def draw_curves(points: Sequence[RoundPoint], summary: Summary) -> Picture | Non
             0.99, 0.04, f"mean {format_ratio(means[-1])}", ha="right", color=COLOURS["student"],
             transform=axes.transAxes,
         )  # fmt: skip
-        if summary.teacher is not None:
-            accuracy = summary.teacher.accuracy
+        accuracy = summary.teacher.accuracy if summary.teacher else None
+        if accuracy is not None:
             axes.axhline(accuracy, color=COLOURS["teacher"], linewidth=1.2, linestyle=(0, (4, 3)))
             _note(axes, rounds[-1], accuracy, f"teacher {format_ratio(accuracy)}")
         axes.set_xlabel("round")
@@ -140,6 +140,7 @@ def draw_accuracy_against_bytes(summary: Summary) -> Picture | None:
     if not artefacts:
         return None
     teacher = summary.teacher
+    teacher_bytes = teacher.size_bytes if teacher is not None else None
 
     def draw(axes: Any) -> None:
         pixels = len(artefacts) > MAX_VECTOR_POINTS / 2
@@ -155,11 +156,12 @@ def draw_accuracy_against_bytes(summary: Summary) -> Picture | None:
         )  # fmt: skip
         front = list(zip(*find_front(artefacts), strict=True))
         axes.plot(*front, drawstyle="steps-post", color=COLOURS["ink"], linewidth=0.9, linestyle=(0, (4, 3)))
-        if teacher is not None:
-            axes.plot([teacher.size_bytes], [teacher.accuracy], "D", markersize=7, color=COLOURS["teacher"])
-            text = f"teacher {format_ratio(teacher.accuracy)}, {format_bytes(teacher.size_bytes)}"
-            _note(axes, teacher.size_bytes, teacher.accuracy, text)
-        sizes = [size for size, _ in artefacts + dense] + ([teacher.size_bytes] if teacher else [])
+        accuracy = teacher.accuracy if teacher is not None else None
+        if accuracy is not None and teacher_bytes is not None:
+            axes.plot([teacher_bytes], [accuracy], "D", markersize=7, color=COLOURS["teacher"])
+            text = f"teacher {format_ratio(accuracy)}, {format_bytes(teacher_bytes)}"
+            _note(axes, teacher_bytes, accuracy, text)
+        sizes = [size for size, _ in artefacts + dense] + ([teacher_bytes] if teacher_bytes else [])
         axes.set_xscale("log")
         axes.set_xlim(max(min(sizes), 1) / 3, max(sizes) * 3)
         axes.xaxis.set_major_formatter(FuncFormatter(format_tick))
@@ -216,8 +218,8 @@ def draw_controls(summary: Summary) -> Picture | None:
                 axes.plot(place + np.array(spread), values, "o", markersize=2.6, color=COLOURS[colour])
             else:
                 axes.plot([place, place], np.percentile(values, [5, 95]), color=COLOURS[colour], linewidth=2)
-        if summary.teacher is not None:
-            accuracy = summary.teacher.accuracy
+        accuracy = summary.teacher.accuracy if summary.teacher else None
+        if accuracy is not None:
             line = {"color": COLOURS["teacher"], "linewidth": 1.2, "linestyle": (0, (4, 3))}
             axes.plot([-0.5, 1.5], [accuracy, accuracy], **line)
         for place, group in groups:
@@ -234,7 +236,8 @@ def draw_controls(summary: Summary) -> Picture | None:
         axes.set_axisbelow(True)
 
     nodes = "dots: nodes" if len(summary.nodes) <= 200 else "line: 5th to 95th percentile of nodes"
-    teacher = "" if summary.teacher is None else " Dashed: the teacher."
+    is_known = summary.teacher is not None and summary.teacher.accuracy is not None
+    teacher = " Dashed: the teacher." if is_known else ""
     caption = f"Bars: means; {nodes}. Local: the same student trained on private data alone.{teacher}"
     return Picture("Distilled against local", caption, to_svg(draw, name="controls", label=caption))
 

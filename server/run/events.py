@@ -64,12 +64,12 @@ class PhaseEnded:
 
 @dataclass(frozen=True)
 class TeacherReady:
-    """The teacher is trained or loaded; accuracies are ratios in [0, 1]."""
+    """The teacher is trained or loaded; accuracies are ratios. All None: labels came without a model."""
 
-    accuracy: float
-    validation_accuracy: float
-    num_parameters: int
-    size_bytes: int
+    accuracy: float | None
+    validation_accuracy: float | None
+    num_parameters: int | None
+    size_bytes: int | None
 
 
 @dataclass(frozen=True)

@@ -164,6 +164,8 @@ class ExchangeRecord(_Record):
     teacher_epochs: int | None = None
     teacher_judged: JudgedTeacher | None = None
     teacher_initial_accuracy: float | None = None
+    given_origin: str = ""
+    """Digest of the file that soft labels came from, where no model gave them."""
     label_set_id: str = ""
     labels_digest: str | None = None
     """None until a round concluded something; digests are hexadecimal."""

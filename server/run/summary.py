@@ -21,15 +21,20 @@ class Record(BaseModel):
 
 
 class TeacherSummary(Record):
-    """The teacher on the evaluation set; null where the scheme has none."""
+    """The teacher on the evaluation set; null where the scheme has none.
 
-    model: str
-    accuracy: float
-    initial_accuracy: float = Field(description="before the first round; co-teaching changes the teacher")
-    validation_accuracy: float
-    num_parameters: int
-    size_bytes: int = Field(description="fp32 safetensors file")
-    digest: str
+    Its figures are null where soft labels came from a file, without a model.
+    """
+
+    model: str = Field(description="its name, or that of the file")
+    accuracy: float | None
+    initial_accuracy: float | None = Field(
+        description="before the first round; co-teaching changes the teacher"
+    )
+    validation_accuracy: float | None
+    num_parameters: int | None
+    size_bytes: int | None = Field(description="fp32 safetensors file")
+    digest: str = Field(description="of its weights, or of the file")
     num_server_samples: int
     num_epochs: int
 

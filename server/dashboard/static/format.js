@@ -89,7 +89,7 @@ export function describeEvent(event) {
     case "run_started": return `run started: ${event.scheme} on ${event.dataset}, ${formatCount(event.num_nodes)} nodes`;
     case "phase_started": return event.phase === "round" ? `round ${event.round}: ${formatCount(event.total)} nodes selected` : `${event.phase} started`;
     case "phase_ended": return `${event.phase} done in ${formatSeconds(event.seconds)}`;
-    case "teacher_ready": return `teacher ready: accuracy ${formatRatio(event.accuracy)}, ${formatBytes(event.size_bytes)}`;
+    case "teacher_ready": return event.accuracy === null ? "soft labels from a file are ready" : `teacher ready: accuracy ${formatRatio(event.accuracy)}, ${formatBytes(event.size_bytes)}`;
     case "labels_published": return `labels published: entropy ${formatNumber(event.entropy_nats)} nats`;
     case "reply_dropped": return `reply dropped (${event.reason})${detail}`;
     case "upload_refused": return `upload refused (${event.reason})${detail}`;

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 import fedstill
+from fedstill.common.config import Config, build_config
+from fedstill.common.modules import looking_in
 from fedstill.server.deployment.flower_app import COMPONENTS, app_pyproject, write_app
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -34,7 +36,12 @@ def build_bundle(app: Path, folder: Path) -> Path:
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """What Flower makes of the app that a coordinator writes, and of the checkout as it is."""
     folder = tmp_path_factory.mktemp("bundles")
-    written = write_app(folder / "home")
+    own = folder / "own"
+    own.mkdir()
+    (own / "mine.py").write_text("import parts\n\n\ndef student():\n    return parts.NAME\n")
+    (own / "parts.py").write_text("NAME = 'bundled'\n")
+    with looking_in(own):
+        written = write_app(folder / "home", build_config({"student.model": "mine:student"}))
     return {
         "written": build_bundle(written, folder / "first"),
         "checkout": build_bundle(ROOT, folder / "second"),
@@ -88,9 +95,47 @@ def test_the_app_is_that_of_the_checkout() -> None:
 
 
 def test_an_older_app_is_replaced_whole(tmp_path: Path) -> None:
-    stale = write_app(tmp_path) / "fedstill" / "stale.py"
+    stale = write_app(tmp_path, Config()) / "fedstill" / "stale.py"
     stale.write_text("")
-    folder = write_app(tmp_path)
+    folder = write_app(tmp_path, Config())
     assert not stale.exists()
     assert (folder / "pyproject.toml").is_file()
     assert [path.name for path in tmp_path.iterdir()] == ["app"]
+
+
+LOOK = """
+import sys
+sys.path.insert(0, {bundle!r})
+from fedstill.common import modules
+with modules.confined_to_bundle():
+    print(modules.load_reference("mine:student", key="student.model")())
+    try:
+        modules.load_reference("here:student", key="student.model")
+    except modules.ConfigError as error:
+        print(error)
+"""
+
+
+def test_a_device_finds_the_runs_modules_in_its_bundle_and_none_beside_it(
+    bundles: dict[str, Path], tmp_path: Path
+) -> None:
+    for name in ("mine", "here"):
+        (tmp_path / f"{name}.py").write_text("def student():\n    return 'of the device'\n")
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", LOOK.format(bundle=str(bundles["written"]))],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = done.stdout.splitlines()
+    assert found[0] == "bundled", done.stderr
+    assert "a device takes modules of its app and installed entry points only" in found[1]
+
+
+def test_an_app_without_modules_of_ones_own_names_no_folder_of_them(
+    bundles: dict[str, Path], tmp_path: Path
+) -> None:
+    app = tomllib.loads((write_app(tmp_path, Config()) / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
+    assert app["fab-include"] == ["fedstill/**/*.py", "fedstill/**/*.toml", "fedstill/**/*.json"]
+    assert sorted(path.name for path in (bundles["written"] / "modules").iterdir()) == ["mine.py", "parts.py"]

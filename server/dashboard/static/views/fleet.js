@@ -70,11 +70,11 @@ function runTiles(run) {
   const tiles = [tile("Students", formatRatio(accuracy), worst ? `mean accuracy; worst ${formatRatio(worst.accuracy)}, ${worst.node_id}` : "mean accuracy", "student")];
   if (teacher) {
     tiles.unshift(tile("Teacher", formatRatio(teacher.accuracy), `accuracy; ${teacher.model ?? formatBytes(teacher.size_bytes)}`, "teacher"));
-    tiles.push(tile("Gap", accuracy === null ? UNKNOWN : formatRatio(teacher.accuracy - accuracy), "teacher minus students"));
+    tiles.push(tile("Gap", accuracy === null || teacher.accuracy === null ? UNKNOWN : formatRatio(teacher.accuracy - accuracy), "teacher minus students"));
   }
   tiles.push(
     tile("Local control", formatRatio(local), local === null && run.overview.status === "live" ? "comes at the end" : "same student, private data alone"),
-    tile("Size", formatBytes(size), teacher && size ? `mean artefact; the teacher is ${formatTimes(teacher.size_bytes / size)} as large` : "mean artefact"),
+    tile("Size", formatBytes(size), teacher?.size_bytes && size ? `mean artefact; the teacher is ${formatTimes(teacher.size_bytes / size)} as large` : "mean artefact"),
     tile("Exchanged", formatBytes(moved), `labels; ${formatBytes(moved + publicBytes)} with public samples; FedAvg ${formatBytes(fedavg)}`));
   return tiles;
 }
@@ -196,7 +196,7 @@ export function nodePoints(run, name, { x = "artefact_bytes", y = "accuracy", fo
     href: nodeLink(name, node.node_id),
   }));
   const { teacher } = run.overview;
-  if (teacher && x.endsWith("_bytes") && x !== "bytes_down" && y === "accuracy") {
+  if (teacher?.size_bytes && x.endsWith("_bytes") && x !== "bytes_down" && y === "accuracy") {
     points.push({ x: teacher.size_bytes, y: teacher.accuracy, group: "teacher", isMark: true, text: `teacher: ${formatRatio(teacher.accuracy)}, ${formatBytes(teacher.size_bytes)}` });
   }
   return points;

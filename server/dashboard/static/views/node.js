@@ -61,7 +61,7 @@ function nodeTiles({ node, details }, run) {
     tile("Local control", formatRatio(node.local_accuracy), "same student, private data alone"),
     tile("Private", formatRatio(node.private_accuracy), `own test part; local control ${formatRatio(details.local_private_accuracy)}`),
     tile("Agreement", formatRatio(node.agreement_ratio), `with the teacher; by chance ${formatRatio(details.agreement_chance_ratio)}`),
-    tile("Size", formatBytes(node.artefact_bytes), teacher ? `the teacher is ${formatTimes(teacher.size_bytes / node.artefact_bytes)} as large` : "artefact, all files"),
+    tile("Size", formatBytes(node.artefact_bytes), teacher?.size_bytes ? `the teacher is ${formatTimes(teacher.size_bytes / node.artefact_bytes)} as large` : "artefact, all files"),
     tile("Latency", formatSeconds(node.latency_seconds), "one sample"));
 }
 
