@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
-.PHONY: wheel simulate dashboard test check bench setup generate format constraints clean
+.PHONY: wheel simulate dashboard test check docs bench setup generate format constraints clean
 
 simulate: setup  ## run the embedded federation: digits, 8 nodes
 	$(BIN)/fedstill simulate $(ARGS)
@@ -19,21 +19,25 @@ test: setup  ## run the tests; ARGS="-k name" selects
 	$(BIN)/python -m pytest -n $${PYTEST_WORKERS:-2} --dist loadgroup -m "not deployment" $(ARGS)
 	$(if $(ARGS),,$(BIN)/python -m pytest -n 2 --dist loadgroup -m deployment tests/e2e tests/chaos)
 
+docs: setup  ## the site of the documents, in site/
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html -d build/docs docs site
+
 check: setup  ## format, lint, types, import contracts, protos, documents
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/buf lint
-	$(BIN)/python -m pytest -q tests/test_generated.py tests/test_documents.py
+	$(BIN)/python -m pytest -q tests/test_generated.py tests/test_documents.py tests/docs/test_site.py
 
 bench: setup  ## every benchmark, one after the other
 	for name in wire grid; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
-generate: setup  ## write generated code, Flower's run configuration and the schemas
+generate: setup  ## write generated code, Flower's run configuration, the schemas and the reference pages
 	$(BIN)/python protos/generate.py
 	$(BIN)/python -m fedstill.server.generate
 	$(BIN)/python -m fedstill.server.metrics
+	$(BIN)/python -m docs.writers
 	$(BIN)/python deploy/grafana/build.py
 
 format: setup
@@ -58,4 +62,4 @@ wheel: setup  ## dist/device/: the wheel that devices install, without the coord
 	$(BIN)/python deploy/device/device_wheel.py dist/device
 
 clean:  ## remove the environment, caches and generated runs
-	rm -rf $(VENV) .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info build dist
+	rm -rf $(VENV) .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info build dist site

@@ -21,6 +21,7 @@ class OpenArtefact:
     """What a device runs, open here; made by `open_artefact`."""
 
     artefact: Artefact
+    """Its manifest and its files, verified."""
 
     @property
     def class_names(self) -> tuple[str, ...]:

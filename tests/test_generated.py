@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from docs.writers import PAGES
+from docs.writers.__main__ import FOLDER as REFERENCE
 from fedstill.common.config import CONFIG_SCHEMA_PATH, config_schema
 from fedstill.protos.generate import ROOT, generate
 from fedstill.server.generate import PYPROJECT, pyproject_with_config
@@ -30,6 +32,15 @@ def test_summary_schema_is_the_models() -> None:
 
 def test_configuration_schema_is_the_models() -> None:
     assert CONFIG_SCHEMA_PATH.read_text(encoding="utf-8") == config_schema(), "run `make generate`"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_reference_page_is_the_codes(name: str) -> None:
+    assert (REFERENCE / f"{name}.md").read_text(encoding="utf-8") == PAGES[name](), "run `make generate`"
+
+
+def test_no_reference_page_is_left_over() -> None:
+    assert {path.stem for path in REFERENCE.iterdir()} == set(PAGES)
 
 
 def test_protobuf_code_is_the_protos(tmp_path: Path) -> None:

@@ -28,13 +28,14 @@ def _describe_fields(section: type[Section], *, skip: set[str]) -> list[str]:
         if name in skip:
             continue
         key = field.alias or name
-        limits = _describe_limits(schema[key])
+        limits = describe_limits(schema[key])
         lines.append(f"# {field.description}{f' ({limits})' if limits else ''}")
         lines.append(tomli_w.dumps({key: field.default}).strip())
     return lines
 
 
-def _describe_limits(schema: Mapping[str, Any]) -> str:
+def describe_limits(schema: Mapping[str, Any]) -> str:
+    """Says what a key may be, from its JSON Schema, as "≥ 0, < 1"; empty where there is no limit."""
     signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
     limits = [f"{sign} {schema[name]}" for name, sign in signs.items() if name in schema]
     choices = schema.get("enum") or ([schema["const"]] if "const" in schema else [])

@@ -32,7 +32,9 @@ class Run:
     """A finished run; `read_run` opens one, `simulate` returns one."""
 
     folder: Path
+    """The run folder."""
     summary: Summary
+    """All of `summary.json`."""
 
     @property
     def nodes(self) -> list[NodeSummary]:
