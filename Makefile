@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
-.PHONY: wheel simulate dashboard test check docs bench setup generate format constraints clean
+.PHONY: wheel simulate dashboard test quick check docs bench setup generate format constraints clean
 
 simulate: setup  ## run the embedded federation: digits, 8 nodes
 	$(BIN)/fedstill simulate $(ARGS)
@@ -18,6 +18,9 @@ dashboard: setup  ## a web page of the runs in runs/, until interrupted; ARGS="-
 test: setup  ## run the tests; ARGS="-k name" selects
 	$(BIN)/python -m pytest -n $${PYTEST_WORKERS:-2} --dist loadgroup -m "not deployment" $(ARGS)
 	$(if $(ARGS),,$(BIN)/python -m pytest -n 2 --dist loadgroup -m deployment tests/e2e tests/chaos)
+
+quick: setup  ## the tests that one runs while working: nothing slow, no Ray, browser, deployment or killed process
+	$(BIN)/python -m pytest -q -n $${PYTEST_WORKERS:-2} --dist loadgroup -m "not slow and not heavy and not deployment" $(ARGS)
 
 docs: setup  ## the site of the documents, in site/
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html -d build/docs docs site

@@ -13,6 +13,8 @@ from fedstill.protos.fedstill.v1 import fleet_pb2
 def close_run(node: NodeContext, request: fleet_pb2.ClosingRequest) -> fleet_pb2.ClosingResponse:
     """Measures the latency, completes the artefact's manifest and sends student and artefact.
 
+    The latency goes into the report alone: a manifest holds nothing that differs between equal runs.
+
     Args:
         node: Cache and store of the node.
         request: The coordinator's closing task.
@@ -35,7 +37,6 @@ def close_run(node: NodeContext, request: fleet_pb2.ClosingRequest) -> fleet_pb2
             "value": request.uncompressed_accuracy if request.HasField("uncompressed_accuracy") else None,
             "n": request.num_evaluation_samples,
         },
-        latency={"seconds_batch1": latency, "runtime": artefact.runtime, "num_threads": 1},
     )
     reply = fleet_pb2.ClosingResponse(
         run_id=request.run_id,

@@ -187,7 +187,6 @@ def _describe(
         num_calibration=len(assignment.calibration_S),
         costs=assignment.costs,
         origin={
-            "run_id": task.run_id,
             "node_id": node.private.node_id,
             "round": task.round,
             "student_sha256": student_digest,

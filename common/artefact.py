@@ -73,7 +73,7 @@ def collect_files(model_files: Mapping[str, bytes], *, encoder: Encoder | None =
 def digest_files(files: Mapping[str, bytes]) -> str:
     """Computes the digest of an artefact: SHA-256 over the sorted names and digests of its files.
 
-    The manifest is left out: accuracy and latency are written into it later.
+    The manifest is left out: accuracies are written into it later.
 
     Args:
         files: Contents by name, without the manifest.

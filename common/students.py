@@ -17,7 +17,6 @@ from fedstill.common.compressors.exporting import ExportedModel, ExportJob, expo
 from fedstill.common.compressors.quantisers import quantised_weights
 from fedstill.common.compressors.static_int8 import fold_constants
 from fedstill.common.compressors.structure import reshape_model, shapes_of
-from fedstill.common.inference import describe_host
 from fedstill.common.installation import describe_versions
 from fedstill.common.models import MODELS, InputSpec, build_model
 from fedstill.common.onnx_export import recall_trace, swap_weights, trace_model
@@ -116,10 +115,11 @@ def describe_student(
         exported: Its files.
         num_calibration: Samples that set the ranges.
         costs: What each step of compression cost.
-        origin: Run, node, round and digest of the student.
+        origin: Node, round and digest of the student, by which its run is found: a run's name and
+            what was measured stay out, so that equal runs give equal bytes.
 
     Returns:
-        The manifest without accuracies, latency and file digests.
+        The manifest without accuracies and file digests.
     """
     model = exported.model
     return {
@@ -147,5 +147,4 @@ def describe_student(
         },
         "versions": describe_versions("onnxruntime", "torch"),
         "origin": origin,
-        "host": describe_host(),
     }

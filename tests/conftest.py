@@ -26,6 +26,38 @@ QUICK = (
 )
 
 
+# What `make quick` leaves out besides tests marked slow: whole runs, deployments and killed processes,
+# what trains and exports many students, what starts an interpreter for each import,
+HEAVY_PLACES = (
+    "chaos",
+    "clients/schemes",
+    "common/compressors",
+    "common/models/test_export.py",
+    "common/test_costs.py",
+    "deploy",
+    "e2e",
+    "server/compress",
+    "server/deployment",
+    "server/federation/test_strategy_answers.py",
+    "server/federation/test_trials.py",
+    "server/planner",
+    "test_architecture.py",
+)
+# a browser, a Prometheus, Ray, and what takes long to make for a group of tests.
+HEAVY_FIXTURES = {"browser", "prometheus", "ray_grid", "shipped_prometheus", "site"}
+HEAVY_GROUPS = {"compare", "pte", "ray"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what is not quick; a test need not know of it."""
+    for item in items:
+        place = item.path.relative_to(Path(__file__).parent)
+        groups = {mark.args[0] for mark in item.iter_markers("xdist_group")}
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if any(map(place.is_relative_to, HEAVY_PLACES)) or fixtures & HEAVY_FIXTURES or groups & HEAVY_GROUPS:
+            item.add_marker(pytest.mark.heavy)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Keeps label caches and node stores of tests out of the user's."""

@@ -14,7 +14,7 @@ from fedstill.common.artefact import collect_files, digest_files, read_artefact,
 from fedstill.common.compressors import CompressionPlan
 from fedstill.common.compressors.exporting import ExportedModel, ExportJob, export_model
 from fedstill.common.costs import count_macs, measure_peak_memory
-from fedstill.common.inference import Predictor, describe_host, measure_latency
+from fedstill.common.inference import Predictor, measure_latency
 from fedstill.common.installation import describe_versions
 from fedstill.server.compress.given import Given, predict_all
 from fedstill.server.compress.records import Material, Row
@@ -126,7 +126,6 @@ def _describe(
         },
         "versions": describe_versions("onnxruntime", "torch"),
         "origin": {"model_digest": given.digest, "data_digest": material.digest},
-        "host": describe_host(),
     }
 
 

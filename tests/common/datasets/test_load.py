@@ -104,9 +104,9 @@ def test_folder_without_data_tells_what_it_holds(load, tmp_path):
 
 
 def test_unknown_suffix_is_refused(load, tmp_path):
-    (tmp_path / "data.parquet").touch()
+    (tmp_path / "data.xlsx").touch()
     with pytest.raises(DataError, match="cannot tell what"):
-        load(tmp_path / "data.parquet")
+        load(tmp_path / "data.xlsx")
 
 
 @needs_datasets

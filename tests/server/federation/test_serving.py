@@ -77,7 +77,11 @@ def test_ctrl_c_ends_the_wait_and_not_the_run(tmp_path: Path) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
     events: list[Event] = []
-    seconds = _seconds_to_leave(_announced(tmp_path), tmp_path / "run", events, during_wait=interrupt)
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)  # workers of xdist ignore it
+    try:
+        seconds = _seconds_to_leave(_announced(tmp_path), tmp_path / "run", events, during_wait=interrupt)
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
     assert seconds < SCRAPE_SECONDS / 2
     assert list((tmp_path / "targets").iterdir()) == []
