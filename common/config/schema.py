@@ -44,6 +44,11 @@ class DataConfig(Section):
         le=32_768,
         description="text: ids of the tokeniser at most, which knows the server's and the public words",
     )
+    tokenizer: str = Field(
+        "",
+        description="text: a tokenizer.json of Hugging Face's library that makes the ids instead; empty: a"
+        " vocabulary of our own",
+    )
     max_length: int = Field(
         0,
         ge=0,

@@ -16,7 +16,7 @@ from pathlib import Path
 import tomli_w
 
 NAME = "fedstill-device"
-EXTRAS = ("node", "edge", "datasets")
+EXTRAS = ("node", "edge", "text", "datasets")
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ("README.md", "LICENSE")
 

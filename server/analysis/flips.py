@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from fedstill.common.config import Config
-from fedstill.common.encoders import UNKNOWN, Encoder
+from fedstill.common.encoders import PADDING, Encoder
 from fedstill.common.errors import DataError
 from fedstill.common.files import write_text_atomically
 from fedstill.common.models import InputSpec
@@ -155,8 +155,6 @@ def to_png(sample: np.ndarray, spec: InputSpec, limits: tuple[float, float]) -> 
 
 def to_text(ids_T: np.ndarray, encoder: Encoder) -> str:
     """Writes what a model sees of a text: words that it never met are dots, the rest is cut off."""
-    between = " " if encoder.kind == "words" else ""
-    seen = [int(number) for number in ids_T if number]
-    symbols = ("·" if number == UNKNOWN else encoder.symbols[number - UNKNOWN - 1] for number in seen)
-    text = between.join(symbols)
+    between = "" if encoder.kind == "letters" else " "
+    text = between.join(encoder.describe(int(number)) for number in ids_T if number != PADDING)
     return text if len(text) <= MAX_LETTERS else text[:MAX_LETTERS] + "…"

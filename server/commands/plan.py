@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,9 +90,10 @@ def _workspace(config: Config) -> Path:
         "distill": config.distill.model_dump(),
         "chunk_bytes": config.exchange.chunk_bytes,
     }
-    labels = Path(config.teacher.labels).expanduser()
-    if labels.is_file():
-        identity["labels"] = hashlib.sha256(labels.read_bytes()).hexdigest()
+    for key, name in (("labels", config.teacher.labels), ("tokenizer", config.data.tokenizer)):
+        path = Path(os.path.expandvars(name)).expanduser()
+        if path.is_file():
+            identity[key] = hashlib.sha256(path.read_bytes()).hexdigest()
     if references := list_references(config):
         identity["code"] = digest_files(references)
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -277,7 +278,7 @@ def _publish_soft_labels(run: Run, exchange: Exchange) -> None:
 
 
 def _publish_given_labels(run: Run, exchange: Exchange) -> TeacherFacts:
-    path, record = Path(run.config.teacher.labels).expanduser(), run.state.exchange
+    path, record = Path(os.path.expandvars(run.config.teacher.labels)).expanduser(), run.state.exchange
     with timed_phase(run.observe, "labels", len(exchange.splits.public)):
         # A resumed run needs the file no more.
         known = exchange.find_labels(origin=record.given_origin) if record.given_origin else None
