@@ -70,6 +70,16 @@ def test_documents_name_only_files_that_exist(text: str) -> None:
     assert not missing
 
 
+def test_contributing_puts_the_rooms_on_their_floors() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    (floors,) = [one["layers"] for one in contracts["contracts"] if one.get("exhaustive")]
+    table = CONTRIBUTING.partition("| floor of `server/`")[2].partition("\n\n")[0]
+    said: dict[int, set[str]] = {}
+    for floor, rooms in re.findall(r"^\| (\d*) ?\| (`[^|]+) \|", table, re.MULTILINE):
+        said.setdefault(int(floor) if floor else min(said), set()).update(re.findall(r"`(\w+)/?`", rooms))
+    assert said == {len(floors) - above: set(rooms.split(" | ")) for above, rooms in enumerate(floors)}
+
+
 def test_changelog_speaks_of_this_version() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
