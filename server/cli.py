@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +11,7 @@ import typer
 from rich.console import Console
 
 from fedstill.common.config import Config, config_schema, load_config, reference
-from fedstill.common.console import VersionOption, ended_by_sigterm, exit_with, run_command
+from fedstill.common.console import VersionOption, exit_with, run_command
 from fedstill.common.errors import EXIT_DONE, EXIT_FAILED, UsageError
 from fedstill.common.modules import BUNDLE_FOLDER, looking_in
 from fedstill.server.commands.certs import certs_cli, fleet_cli
@@ -63,11 +62,7 @@ def simulate(
     ] = False,
 ) -> None:
     """Run a federation of virtual nodes."""
-    from fedstill.server.display.progress import make_progress, print_summary
-    from fedstill.server.run.events import Event, RunFinished
     from fedstill.server.run.folder import RUNS_DIR, load_run_config, name_run
-    from fedstill.server.run.state import STATE_FILE
-    from fedstill.server.run.summary import read_summary
 
     run_id = ""
     if resume is not None:
@@ -80,40 +75,17 @@ def simulate(
         run_id = name_run(settings)
         folder = run_dir or RUNS_DIR / run_id
     # Torch and Ray come with it, and a mistake above is told without them.
-    from fedstill.server.simulate import simulate as run_simulation
+    from fedstill.server.simulate import simulate_and_show
 
-    progress = make_progress(json_mode=as_json, log=settings.monitoring.log)
-
-    def show_results(event: Event) -> None:
-        # What comes after it, as a wait for Prometheus, is not the run.
-        if not isinstance(event, RunFinished):
-            return
-        progress.close()
-        if as_json:
-            sys.stdout.write((folder / "summary.json").read_text(encoding="utf-8"))
-            sys.stdout.flush()
-        else:
-            print_summary(read_summary(folder), folder, folder / "report.html", Console(highlight=False))
-
-    try:
-        with ended_by_sigterm():
-            run_simulation(
-                settings,
-                run_dir=folder,
-                run_id=run_id,
-                resume=resume is not None,
-                grid_name=grid,
-                ray_address=ray_address,
-                observers=[progress, show_results],
-                module_folders=[folder / BUNDLE_FOLDER],
-            )
-    except (KeyboardInterrupt, SystemExit):  # the latter is what Ray makes of SIGTERM
-        progress.close()
-        if (folder / STATE_FILE).exists():
-            typer.echo(f"go on with: fedstill simulate --resume {shlex.quote(str(folder))}", err=True)
-        raise KeyboardInterrupt from None
-    finally:
-        progress.close()
+    simulate_and_show(
+        settings,
+        run_dir=folder,
+        run_id=run_id,
+        resume=resume is not None,
+        grid_name=grid,
+        ray_address=ray_address,
+        as_json=as_json,
+    )
 
 
 @cli.command()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,17 +12,21 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from flwr.app import Context, RecordDict
+from rich.console import Console
 
 from fedstill.common.compressors.exporters import EXPORTERS
 from fedstill.common.config import Config, build_config, flatten, list_references
+from fedstill.common.console import ended_by_sigterm
 from fedstill.common.datasets import DATASETS, absolute_source
 from fedstill.common.errors import UsageError
-from fedstill.common.modules import VARIABLE, copy_files, looking_in
+from fedstill.common.modules import BUNDLE_FOLDER, VARIABLE, copy_files, looking_in
 from fedstill.common.partitioners import PARTITIONERS
 from fedstill.common.registry import Registry
 from fedstill.common.training import choose_device
+from fedstill.server.display.progress import make_progress, print_summary
 from fedstill.server.grids import ActorNeeds, LocalGrid, RayGrid
-from fedstill.server.run.events import Observer
+from fedstill.server.run.events import Event, Observer, RunFinished
+from fedstill.server.run.state import STATE_FILE
 from fedstill.server.run.summary import Summary, read_summary
 
 CLIENT_APP = "fedstill.clients.app:app"
@@ -73,6 +79,66 @@ def simulate(
             )
             make_app(observers)(grid, context)
     return read_summary(run_dir)
+
+
+def simulate_and_show(
+    config: Config,
+    *,
+    run_dir: Path,
+    run_id: str,
+    resume: bool,
+    grid_name: str,
+    ray_address: str | None,
+    as_json: bool,
+) -> None:
+    """Runs a federation as the command does: with progress, its results at the end, and word of how to go on.
+
+    Args:
+        config: The run's configuration.
+        run_dir: Folder that the run fills or goes on in.
+        run_id: Name of a new run.
+        resume: Go on from the last committed round.
+        grid_name: As for `simulate`.
+        ray_address: As for `simulate`.
+        as_json: Print the summary as JSON and nothing else.
+
+    Raises:
+        UsageError: Configuration, data or folder are wrong.
+        RunError: The federation could not go on.
+        KeyboardInterrupt: It was stopped, by SIGTERM too.
+    """
+    progress = make_progress(json_mode=as_json, log=config.monitoring.log)
+
+    def show_results(event: Event) -> None:
+        # What comes after it, as a wait for Prometheus, is not the run.
+        if not isinstance(event, RunFinished):
+            return
+        progress.close()
+        if as_json:
+            sys.stdout.write((run_dir / "summary.json").read_text(encoding="utf-8"))
+            sys.stdout.flush()
+        else:
+            print_summary(read_summary(run_dir), run_dir, run_dir / "report.html", Console(highlight=False))
+
+    try:
+        with ended_by_sigterm():
+            simulate(
+                config,
+                run_dir=run_dir,
+                run_id=run_id,
+                resume=resume,
+                grid_name=grid_name,
+                ray_address=ray_address,
+                observers=[progress, show_results],
+                module_folders=[run_dir / BUNDLE_FOLDER],
+            )
+    except (KeyboardInterrupt, SystemExit):  # the latter is what Ray makes of SIGTERM
+        progress.close()
+        if (run_dir / STATE_FILE).exists():
+            sys.stderr.write(f"go on with: fedstill simulate --resume {shlex.quote(str(run_dir))}\n")
+        raise KeyboardInterrupt from None
+    finally:
+        progress.close()
 
 
 def _make_portable(config: Config) -> Config:
