@@ -38,6 +38,7 @@ def test_it_is_a_distribution_of_its_own(wheel):
         "Provides-Extra: node",
         "Provides-Extra: edge",
         "Provides-Extra: datasets",
+        "Provides-Extra: text",
     }
     assert not [line for line in lines if line.startswith("Requires-Dist: fedstill[")]
 

@@ -16,6 +16,11 @@ from fedstill.server.run.state import STATE_FILE
 PROGRAM = "from fedstill.server.cli import main; main()"
 
 
+def heed_interrupts() -> None:
+    # A suite that runs in the background inherits SIGINT ignored, and so would the child.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def run_cli(
     command: list[str], quick: list[str], overrides: list[str], capsys: pytest.CaptureFixture[str]
 ) -> tuple[int, str]:
@@ -114,6 +119,7 @@ def test_results_are_printed_before_the_wait_for_prometheus(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_interrupts,
     )
     assert process.stdout is not None
     assert process.stderr is not None
@@ -148,6 +154,7 @@ def test_an_interrupted_run_says_how_to_go_on_or_leaves_nothing(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_interrupts,
     )
     assert process.stderr is not None
     assert any(told.startswith(line) for told in process.stderr)
