@@ -21,6 +21,16 @@ def heed_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+def start(arguments: list[str], *, stdout: int) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, *arguments],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_interrupts,
+    )
+
+
 def run_cli(
     command: list[str], quick: list[str], overrides: list[str], capsys: pytest.CaptureFixture[str]
 ) -> tuple[int, str]:
@@ -114,13 +124,7 @@ def test_results_are_printed_before_the_wait_for_prometheus(
     more += [f"monitoring.targets_dir={tmp_path / 'targets'}"]
     arguments = ["simulate", "--grid", "local", "--run-dir", str(tmp_path / "run"), *quick_overrides]
     arguments += [part for item in more for part in ("--set", item)]
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=heed_interrupts,
-    )
+    process = start(arguments, stdout=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stderr is not None
     assert any(line.startswith("report      ") for line in process.stdout)
@@ -149,13 +153,7 @@ def test_an_interrupted_run_says_how_to_go_on_or_leaves_nothing(
     number: signal.Signals, line: str, tmp_path: Path, quick_overrides: list[str]
 ) -> None:
     arguments = ["simulate", "--grid", "local", "--run-dir", str(tmp_path / "run"), *quick_overrides]
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *arguments],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=heed_interrupts,
-    )
+    process = start(arguments, stdout=subprocess.DEVNULL)
     assert process.stderr is not None
     assert any(told.startswith(line) for told in process.stderr)
     process.send_signal(number)
