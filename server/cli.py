@@ -62,13 +62,13 @@ def simulate(
     ] = False,
 ) -> None:
     """Run a federation of virtual nodes."""
-    from fedstill.server.run.folder import RUNS_DIR, load_run_config, name_run
+    from fedstill.server.run.folder import RUNS_DIR, find_run, load_run_config, name_run
 
     run_id = ""
     if resume is not None:
         if config is not None or overrides:
             raise UsageError("--resume goes on with the run's own configuration: leave CONFIG and --set out")
-        folder = Path(resume) if Path(resume).is_dir() else RUNS_DIR / resume
+        folder = find_run(resume)
         settings = load_run_config(folder)
     else:
         settings = load_config(config, overrides=overrides or ())

@@ -15,14 +15,14 @@ from fedstill.common.errors import UsageError
 from fedstill.common.modules import BUNDLE_FOLDER
 from fedstill.server.api.own import lend_model
 from fedstill.server.api.results import Run, read_run
-from fedstill.server.api.settings import Data, Settings, keep_data, read_settings, settle
+from fedstill.server.api.settings import Data, Settings, keep_data, looking_beside, read_settings, settle
 from fedstill.server.commands.plan import DevicePlan, plan_device
 from fedstill.server.compare import Comparison, default_output, make_display, make_plan
 from fedstill.server.compare import compare as run_comparison
 from fedstill.server.compress import Budget, Front, Request, compress_model
 from fedstill.server.display.progress import make_progress
 from fedstill.server.run.events import Observer
-from fedstill.server.run.folder import RUNS_DIR, load_run_config, name_run
+from fedstill.server.run.folder import RUNS_DIR, find_run, load_run_config, name_run
 from fedstill.server.simulate import simulate as run_simulation
 
 # Flower keeps the identity of a run in its process.
@@ -66,8 +66,8 @@ def simulate(
         overrides: Keys over the configuration.
         run_dir: Folder that the run fills; None is `runs/<run_id>`.
         resume: Run id or folder of a run to go on with, by its own configuration.
-        grid: "ray", "local" for this process alone, or "auto": Ray, unless teacher or student live in
-            this process only, as those of a notebook do.
+        grid: "ray", "local" for this process alone, or "auto": Ray, unless the student lives in
+            this process only, as one of a notebook does.
         ray_address: An existing Ray cluster; None starts one here, or takes the one that this process
             is connected to.
         progress: Show how far it is, on standard error.
@@ -84,7 +84,7 @@ def simulate(
     if resume is not None:
         if not (config is data is teacher is student is overrides is None):
             raise UsageError("resume goes on with the run's own configuration: leave the others out")
-        run_dir = Path(resume) if Path(resume).is_dir() else RUNS_DIR / str(resume)
+        run_dir = find_run(resume)
         config = load_run_config(run_dir)
     with (
         _alone(),
@@ -161,19 +161,20 @@ def compare(
     if data is not None:
         source = keep_data(data, label_column=settings.data.label_column)
         given.append(f"data.source={json.dumps(source)}")
-    plan_ = make_plan(
-        path,
-        schemes=schemes if isinstance(schemes, str) else ",".join(schemes),
-        seeds=",".join(map(str, seeds)),
-        sweeps=[f"{key}={','.join(map(str, values))}" for key, values in (sweep or {}).items()],
-        overrides=given,
-    )
-    folder = default_output(path) if output_dir is None else Path(output_dir)
-    display = make_display(plan_)
-    try:
-        return run_comparison(plan_, output_dir=folder, jobs=jobs, grid_name=grid, display=display)
-    finally:
-        display.close()
+    with looking_beside(config):
+        plan_ = make_plan(
+            path,
+            schemes=schemes if isinstance(schemes, str) else ",".join(schemes),
+            seeds=",".join(map(str, seeds)),
+            sweeps=[f"{key}={','.join(map(str, values))}" for key, values in (sweep or {}).items()],
+            overrides=given,
+        )
+        folder = default_output(path) if output_dir is None else Path(output_dir)
+        display = make_display(plan_)
+        try:
+            return run_comparison(plan_, output_dir=folder, jobs=jobs, grid_name=grid, display=display)
+        finally:
+            display.close()
 
 
 def _as_overrides(settings: Config, *, base: Config) -> list[str]:

@@ -28,7 +28,7 @@ LENT = "fedstill_lent"
 """The module of this process; what it holds is named by content."""
 
 
-def lend_teacher(teacher: Any) -> tuple[dict[str, Any], bool]:
+def lend_teacher(teacher: Any) -> dict[str, Any]:
     """Names a teacher.
 
     Args:
@@ -36,13 +36,13 @@ def lend_teacher(teacher: Any) -> tuple[dict[str, Any], bool]:
             a name as `teacher.factory` takes it.
 
     Returns:
-        Keys of the configuration, and whether they hold in this process only.
+        Keys of the configuration. Only the coordinator builds a teacher, so no other process has to find it.
 
     Raises:
         ConfigError: Neither a module nor a function.
     """
     if isinstance(teacher, str):
-        return {"teacher.factory": teacher}, False
+        return {"teacher.factory": teacher}
     if isinstance(teacher, nn.Module):
         digest = digest_weights(teacher)
         path = default_home() / "models" / f"{digest[:32]}.safetensors"
@@ -58,9 +58,8 @@ def lend_teacher(teacher: Any) -> tuple[dict[str, Any], bool]:
         if takes is not None:
             held.takes = takes  # type: ignore[attr-defined]
         name = _lend(held, f"teacher_{digest[:16]}")
-        return {"teacher.factory": name, "teacher.checkpoint": str(path)}, True
-    name, is_bound = _name_function(teacher, what="teacher")
-    return {"teacher.factory": name}, is_bound
+        return {"teacher.factory": name, "teacher.checkpoint": str(path)}
+    return {"teacher.factory": _name_function(teacher, what="teacher")[0]}
 
 
 def lend_student(student: Any) -> tuple[str, bool]:

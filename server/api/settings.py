@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,11 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
+def looking_beside(config: Settings) -> AbstractContextManager[None]:
+    """Looks modules up beside a configuration's file too, where it is one, for a block."""
+    return looking_in(*([Path(config).parent] if isinstance(config, str | Path) else []))
+
+
 @contextmanager
 def settle(
     config: Settings,
@@ -85,7 +90,7 @@ def settle(
         overrides: Keys over the configuration.
 
     Yields:
-        The configuration, and whether it names what lives in this process only.
+        The configuration, and whether nodes would have to find what lives in this process only.
 
     Raises:
         UsageError: Something is given in a form that cannot be used.
@@ -96,14 +101,10 @@ def settle(
         values["data.source"] = keep_data(data, label_column=settings.data.label_column)
     is_bound = False
     if teacher is not None:
-        changes, bound = lend_teacher(teacher)
-        values |= changes
+        values |= lend_teacher(teacher)
     if student is not None:
-        name, bound = lend_student(student)
-        values["student.model"] = name
-        is_bound = is_bound or bound
-    folders = [Path(config).parent] if isinstance(config, str | Path) else []
-    with looking_in(*folders):
+        values["student.model"], is_bound = lend_student(student)
+    with looking_beside(config):
         yield (build_config(flatten(settings) | values) if values else settings), is_bound
 
 
@@ -121,14 +122,18 @@ def keep_data(data: Data, *, label_column: str) -> str:
     if hasattr(data, "to_csv") and hasattr(data, "columns"):
         if label_column not in list(data.columns):
             raise DataError(f"the frame has no column {label_column!r}; name it in data.label_column")
-        return _keep(data.to_csv(index=False).encode(), ".csv")
+        return _keep_table(data.to_csv(index=False).encode())
     arrays = {name: _as_array(value) for name, value in _by_name(data).items()}
     texts = [name for name, array in arrays.items() if name.startswith("x") and array.dtype.kind == "U"]
     if texts:
         return _keep_texts(arrays)
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays)
-    return _keep(buffer.getvalue(), ".npz", identity=_digest_arrays(arrays))
+
+    def write() -> bytes:
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, **arrays)
+        return buffer.getvalue()
+
+    return _keep(_digest_arrays(arrays), ".npz", write)
 
 
 def _by_name(data: Data) -> dict[str, Any]:
@@ -168,7 +173,7 @@ def _keep_texts(arrays: Mapping[str, np.ndarray]) -> str:
         writer.writerows(zip(y.tolist(), x.tolist(), strict=True))
         tables[name] = table.getvalue().encode()
     if "test" not in tables:
-        return _keep(tables["train"], ".csv")
+        return _keep_table(tables["train"])
     folder = default_home() / "data" / hashlib.sha256(b"\x1f".join(tables.values())).hexdigest()[:32]
     for name, content in tables.items():
         write_bytes_atomically(folder / f"{name}.csv", content)
@@ -183,12 +188,15 @@ def _digest_arrays(arrays: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def _keep(content: bytes, suffix: str, *, identity: str = "") -> str:
-    name = (identity or hashlib.sha256(content).hexdigest())[:32]
-    path = default_home() / "data" / f"{name}{suffix}"
+def _keep_table(content: bytes) -> str:
+    return _keep(hashlib.sha256(content).hexdigest(), ".csv", lambda: content)
+
+
+def _keep(identity: str, suffix: str, write: Callable[[], bytes]) -> str:
+    path = default_home() / "data" / f"{identity[:32]}{suffix}"
     if not path.exists():
         try:
-            write_bytes_atomically(path, content)
+            write_bytes_atomically(path, write())
         except OSError as error:
             raise UsageError(f"cannot keep the data in {path.parent}: {error.strerror or error}") from None
     return str(path)

@@ -91,6 +91,11 @@ def _check_unused(folder: Path) -> None:
     raise UsageError(f"{folder} holds files already: choose an empty folder")
 
 
+def find_run(name: str | Path) -> Path:
+    """Finds a run to go on with: a folder as it is, or a run id below `runs/`."""
+    return Path(name) if Path(name).is_dir() else RUNS_DIR / name
+
+
 def load_run_config(run_dir: Path) -> Config:
     """Reads the configuration that a run folder was begun with.
 

@@ -15,6 +15,7 @@ from torch import nn
 import fedstill
 from fedstill.common.errors import ConfigError, DataError, UsageError
 from fedstill.server.api import entries
+from fedstill.server.api.settings import keep_data
 
 QUICK: dict[str, Any] = {
     "teacher": {"num_epochs": 2, "min_accuracy": 0.0},
@@ -198,3 +199,29 @@ def test_a_model_at_hand_is_compressed(tmp_path: Path) -> None:
         Held(), data=arrays(), plans=["bits=8"], output_dir=tmp_path / "out", budget=budget, progress=False
     )
     assert front.rows
+
+
+def test_comparing_finds_modules_beside_its_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside, elsewhere = tmp_path / "beside", tmp_path / "elsewhere"
+    beside.mkdir()
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    (beside / "narrow.py").write_text(
+        "from torch import nn\n\n\ndef student(spec, *, num_classes, width):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))\n"
+    )
+    (beside / "run.toml").write_text('[student]\nmodel = "narrow:student"\n')
+    found = fedstill.compare(
+        beside / "run.toml", schemes="local", seeds=[0], data=arrays(), overrides=QUICK, output_dir="out"
+    )
+    assert found.is_sound
+
+
+def test_the_same_arrays_are_kept_once(tmp_path: Path) -> None:
+    first, second = (keep_data(arrays(), label_column="label") for _ in range(2))
+    assert first == second
+    before = Path(first).stat().st_mtime_ns
+    keep_data(arrays(), label_column="label")
+    assert Path(first).stat().st_mtime_ns == before
