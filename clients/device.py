@@ -1,6 +1,7 @@
 """`fedstill-node run`: a device's part in federations, for as long as the device lives.
 
-Flower's SuperNode keeps the link to the coordinator; this keeps the SuperNode. One that
+Flower's SuperNode keeps the link to the coordinator, through a forwarder that shows the device's
+certificate and lets only signed apps pass; this keeps the SuperNode. One that
 ends, whatever the cause (a lost link, a killed process, a node id that the coordinator
 still believes to be online), is started again after a pause that doubles up to a minute.
 Label cache and node store lie on disk, so nothing has to be sent twice.
@@ -9,6 +10,7 @@ Label cache and node store lie on disk, so nothing has to be sent twice.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -20,13 +22,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from fedstill.clients.bundle import check_certificate
 from fedstill.clients.node_config import CERTIFICATES_DIR, DATA_SOURCE, NODE_ID, PROFILE
-from fedstill.clients.superlink import explain_end
-from fedstill.common.certificates import CA_CERTIFICATE, FLOWER_KEY, is_loopback
+from fedstill.clients.superlink import explain_end, find_fault
+from fedstill.common.certificates import FLOWER_KEY, is_loopback
 from fedstill.common.devices import load_profile
 from fedstill.common.errors import UsageError
 from fedstill.common.files import default_home
@@ -98,8 +101,13 @@ def check_device(device: Device, *, allow_insecure: bool) -> None:
         check_certificate(device.certificates, node_id=device.node_id)
 
 
-def build_command(device: Device) -> list[str]:
+def build_command(device: Device, superlink: str, root: Path | None) -> list[str]:
     """Builds the command line of the SuperNode.
+
+    Args:
+        device: The device.
+        superlink: What it connects to, host:port.
+        root: Certificate that it trusts there; None: plaintext.
 
     Raises:
         UsageError: Flower is not installed beside this program.
@@ -115,11 +123,11 @@ def build_command(device: Device) -> list[str]:
     if device.certificates is not None:
         settings[CERTIFICATES_DIR] = str(device.certificates.resolve())
     node_config = " ".join(f"{key}={json.dumps(value)}" for key, value in settings.items())
-    command = [found, "--superlink", device.superlink, "--node-config", node_config]
+    command = [found, "--superlink", superlink, "--node-config", node_config]
     command += ["--host", "127.0.0.1", "--port", str(_free_port())]
-    if device.certificates is None:
+    if device.certificates is None or root is None:
         return [*command, "--insecure"]
-    command += ["--root-certificates", str(device.certificates / CA_CERTIFICATE)]
+    command += ["--root-certificates", str(root)]
     return [*command, "--auth-supernode-private-key", str(device.certificates / FLOWER_KEY)]
 
 
@@ -175,15 +183,16 @@ def run_device(device: Device) -> int:
 
     def live_once() -> int:
         nonlocal starting
-        starting = True
-        process = start_supernode(device)
-        try:
-            starting = False
-            if stopping:
-                raise SystemExit(0)
-            return process.wait()
-        finally:
-            end_process_group(process)
+        with connecting(device) as (superlink, root):
+            starting = True
+            process = start_supernode(device, superlink, root)
+            try:
+                starting = False
+                if stopping:
+                    raise SystemExit(0)
+                return process.wait()
+            finally:
+                end_process_group(process)
 
     previous = signal.signal(signal.SIGTERM, stop)
     os.nice(device.niceness)  # what is started below inherits it
@@ -206,10 +215,25 @@ def run_device(device: Device) -> int:
         signal.signal(signal.SIGTERM, previous)
 
 
-def start_supernode(device: Device) -> subprocess.Popen[bytes]:
-    """Starts Flower's SuperNode in a session of its own."""
+@contextmanager
+def connecting(device: Device) -> Iterator[tuple[str, Path | None]]:
+    """Opens a device's way to its coordinator; arguments of `build_command` come out."""
+    if device.certificates is None:
+        yield device.superlink, None
+        return
+    from fedstill.clients.forwarder import forwarding
+
+    explain = functools.partial(
+        find_fault, device.superlink, node_id=device.node_id, certificates=device.certificates
+    )
+    with forwarding(device.superlink, device.certificates, explain=explain) as way:
+        yield way
+
+
+def start_supernode(device: Device, superlink: str, root: Path | None) -> subprocess.Popen[bytes]:
+    """Starts Flower's SuperNode in a session of its own; arguments as of `build_command`."""
     return subprocess.Popen(  # noqa: S603 the command is built above
-        build_command(device),
+        build_command(device, superlink, root),
         env=build_environment(device, os.environ),
         start_new_session=True,
     )

@@ -73,11 +73,12 @@ def _probe_tls(plain: socket.socket, host: str, folder: Path) -> str | None:
                 return f"it refuses this node: {fault}"
             if _is_turned_away(secure):
                 return (
-                    f"it closes the connection on seeing the certificate of {name_of(own.leaf)!r}: not of its"
-                    " authority, or the clocks differ"
+                    f"it closes the connection on seeing the certificate of {name_of(own.leaf)!r}:"
+                    " revoked, not of its authority, or the clocks differ"
                 )
     except ssl.SSLCertVerificationError as error:
-        foreign = " (not of this node's authority)" if "issuer" in error.verify_message else ""
+        is_foreign = any(word in error.verify_message for word in ("issuer", "self-signed"))
+        foreign = " (not of this node's authority)" if is_foreign else ""
         return f"its certificate is refused: {error.verify_message}{foreign}"
     except ssl.SSLError as error:
         if error.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):

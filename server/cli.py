@@ -196,23 +196,17 @@ def coordinator(
     certificates: Annotated[
         Path | None, typer.Option(help="folder of fedstill certs init: TLS everywhere")
     ] = None,
-    authenticate: Annotated[
-        bool, typer.Option("--authenticate", help="only registered SuperNodes may come")
-    ] = False,
     run_id: Annotated[
         str, typer.Option(help="name of the run; one that HOME/runs holds already is gone on with")
     ] = "",
-    print_only: Annotated[
-        bool, typer.Option("--print", help="print the commands for running the parts apart")
-    ] = False,
 ) -> None:
     """Run a federation of devices: SuperLink, SuperExec and the run as one supervised set."""
-    from fedstill.server.deployment.flower_programs import Site, check_exposure, secure
-    from fedstill.server.deployment.supervision import coordinate, print_commands
+    from fedstill.server.deployment.site import Site, check_site, secure
+    from fedstill.server.deployment.supervision import coordinate
     from fedstill.server.run.folder import load_run_config, name_run
 
-    site = Site(home.resolve(), host, port, certificates.resolve() if certificates else None, authenticate)
-    check_exposure(site)
+    site = Site(home.resolve(), host, port, certificates.resolve() if certificates else None)
+    check_site(site)
     settings = load_config(config, overrides=overrides or ())
     run_dir = site.home / "runs" / (run_id or name_run(settings))
     resume = (run_dir / "config.toml").exists()
@@ -220,9 +214,6 @@ def coordinator(
         settings = load_run_config(run_dir)
         typer.echo(f"{run_dir.name} was begun already and goes on with its own configuration")
     settings = secure(settings, site)
-    if print_only:
-        typer.echo(print_commands(site, settings, run_dir))
-        return
     if not (run_dir / "summary.json").exists():
         with looking_in(run_dir / BUNDLE_FOLDER):
             coordinate(site, settings, run_dir, say=typer.echo, resume=resume)

@@ -8,8 +8,6 @@ from typing import Annotated
 
 import typer
 
-from fedstill.common.errors import UsageError
-
 certs_cli = typer.Typer(help="Certificates: make an authority, issue, renew, revoke.", no_args_is_help=True)
 fleet_cli = typer.Typer(help="Devices: enrol, list, remove.", no_args_is_help=True)
 
@@ -77,12 +75,7 @@ def renew(
     if name == SERVER:
         end = renew_server(folder, hosts=host or (), days=days)
         typer.echo(f"{folder / 'server.crt'}: until {end:%Y-%m-%d}, as {_hosts(folder)}")
-        typer.echo(
-            "the label service takes it at once, and so does the SuperLink under fedstill coordinator;"
-        )
-        typer.echo(
-            "start one that runs apart again (fedstill certs served HOST:PORT tells whether it has to be)"
-        )
+        typer.echo("SuperLink and label service take it up with their next connections")
         return
     path = output or Path(f"{name}.crt")
     check_output(path, force=force)
@@ -98,19 +91,6 @@ def revoke(node: NodeArgument, folder: FolderOption = DEFAULT_FOLDER) -> None:
 
     revoked = revoke_node(folder, node)
     typer.echo(f"{node}: {len(revoked.serials)} revoked; the label service refuses it from its next call on")
-
-
-@certs_cli.command("served")
-def served(
-    address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="SuperLink or label service")],
-    folder: FolderOption = DEFAULT_FOLDER,
-) -> None:
-    """Check that a server serves the coordinator's certificate as it is now; a health check."""
-    from fedstill.server.pki.renewal import check_served
-
-    _check_address(address, name="HOST:PORT")
-    check_served(address, folder)
-    typer.echo(f"{address} serves {folder / 'server.crt'}")
 
 
 @fleet_cli.command("add")
@@ -158,25 +138,23 @@ def remove(node: NodeArgument, folder: FolderOption = DEFAULT_FOLDER) -> None:
     revoke(node, folder)
 
 
-@fleet_cli.command("register")
-def register(
-    superlink: Annotated[str, typer.Option(help="the SuperLink as host:port")],
-    home: Annotated[Path, typer.Option(help="folder of the coordinator")] = Path("coordinator"),
+@fleet_cli.command("release")
+def release(
+    config: Annotated[
+        Path | None, typer.Argument(help="the run's configuration, whose modules go along; else none do")
+    ] = None,
+    app: Annotated[
+        Path | None,
+        typer.Option("--app", help="app.fab that a coordinator left; else this installation's app"),
+    ] = None,
     folder: FolderOption = DEFAULT_FOLDER,
 ) -> None:
-    """Tell a SuperLink who is enrolled; `fedstill coordinator` does so by itself."""
-    from fedstill.server.deployment.flower_programs import Site
-    from fedstill.server.deployment.supervision import register_fleet
+    """Sign the app that devices may run; a coordinator that has the authority's key does so itself."""
+    from fedstill.server.commands.release import read_app
+    from fedstill.server.pki.release import RELEASES, release_app
 
-    host, port = _check_address(superlink, name="--superlink")
-    register_fleet(Site(home.resolve(), host, port, folder.resolve()), say=typer.echo)
-
-
-def _check_address(address: str, *, name: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    if not (host and port.isdigit()):
-        raise UsageError(f"{name}: expected host:port, got {address!r}")
-    return host, int(port)
+    digest = release_app(folder, read_app(config, app))
+    typer.echo(f"app {digest[:16]} is signed; bring {folder / RELEASES} to the coordinator's certificates")
 
 
 def _hosts(folder: Path) -> str:

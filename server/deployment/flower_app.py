@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import warnings
 from fnmatch import fnmatch
 from pathlib import Path
 
 import tomli_w
+from flwr.cli.build import build_fab_from_disk
 
 import fedstill
-from fedstill.common.config import Config, Scalar, defaults, list_references
+from fedstill.common.app_signature import APP_SIGNATURE
+from fedstill.common.config import Config, Scalar, defaults, flatten, list_references
 from fedstill.common.modules import BUNDLE_FOLDER, copy_files
 
 PACKAGE = Path(fedstill.__file__).parent
@@ -28,7 +31,24 @@ COMPONENTS = {"serverapp": "fedstill.server.app:app", "clientapp": "fedstill.cli
 
 def run_config() -> dict[str, Scalar]:
     """Lists every key that a run may set, with its default; those of the launch itself come last."""
-    return defaults() | {"run.dir": "", "run.id": "", "run.resume": False}
+    return defaults() | {"run.dir": "", "run.id": "", "run.resume": False, APP_SIGNATURE: ""}
+
+
+def run_settings(config: Config, run_dir: Path, *, resume: bool, signature: str) -> dict[str, Scalar]:
+    """Gives what a run is started with.
+
+    Args:
+        config: Its configuration.
+        run_dir: Its folder.
+        resume: Go on with what is there.
+        signature: The authority's, of the app; empty: none.
+    """
+    launch: dict[str, Scalar] = {
+        "run.dir": str(run_dir.resolve()),
+        "run.id": run_dir.name,
+        "run.resume": resume,
+    }
+    return flatten(config) | launch | {APP_SIGNATURE: signature}
 
 
 def app_folder(home: Path) -> Path:
@@ -56,6 +76,13 @@ def write_app(home: Path, config: Config) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
         fresh.rename(folder)
     return folder
+
+
+def bundle_app(home: Path) -> bytes:
+    """Makes Flower's bundle of the app in a coordinator's home; the same app gives the same bytes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Flower names a pattern by its old name
+        return build_fab_from_disk(app_folder(home))
 
 
 def app_pyproject(*, has_modules: bool = False) -> str:

@@ -1,14 +1,14 @@
 """`fedstill coordinator`: SuperLink, SuperExec and a run as one set that outlives its parts.
 
     <home>/superlink.db      Flower's own record of nodes and runs
-    <home>/flower/           Flower's configuration, with the connection "coordinator"
-    <home>/app/              what runs there and on the nodes: this installation's own code
-    <home>/superexec.secret  what SuperLink and SuperExec share
+    <home>/flower/           what Flower keeps for itself
+    <home>/app/, app.fab     what runs there and on the nodes: this installation's own code
+    <home>/tls/, *.token, *.secret   see `site`
     <home>/logs/*.log        what each process said
     <home>/runs/<run_id>/    the run folder
     <home>/lock              held (flock) by the one coordinator; it ends with its holder
 
-The SuperLink runs with `--isolation process`, so the SuperExec and the ServerApp under it
+The SuperLink (`superlink`) runs with `--isolation process`, so the SuperExec and the ServerApp under it
 are processes of their own. One that dies is started again; a run that Flower reports as
 failed is submitted again with `run.resume`, and redoes one round at most. A home has one
 coordinator at a time; the next one ends whatever a killed one left running.
@@ -17,42 +17,36 @@ coordinator at a time; the next one ends whatever a killed one left running.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import shlex
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import psutil
 
-from fedstill.common.certificates import SERVER_CERTIFICATE
-from fedstill.common.config import Config
+from fedstill.common.config import Config, Scalar
 from fedstill.common.console import ended_by_sigterm
 from fedstill.common.dialing import dial
 from fedstill.common.errors import RunError, UsageError
-from fedstill.server.deployment.flower_control import Control
+from fedstill.common.files import write_bytes_atomically
+from fedstill.server.deployment.flower_app import bundle_app, run_settings, write_app
+from fedstill.server.deployment.flower_control import Control, UnreachableError
 from fedstill.server.deployment.flower_programs import (
-    Site,
-    find_program,
     flower_environment,
-    furnish_home,
-    submit_command,
     superexec_command,
     superlink_command,
-    write_connection,
 )
 from fedstill.server.deployment.registration import Registry
-from fedstill.server.labels.transport import ServerCertificates
-from fedstill.server.pki.authority import FLEET
+from fedstill.server.deployment.site import Site, check_site, choose_port, copy_certificates, write_secrets
+from fedstill.server.pki.release import RELEASES, find_signature
 from fedstill.server.run.state import STATE_FILE, hold_folder, is_live, read_holders
 
+APP_FILE = "app.fab"
 START_SECONDS = 60.0
 POLL_SECONDS = 0.5
 GONE_SECONDS = 3.0
@@ -70,49 +64,7 @@ class _Part:
 
     name: str
     command: list[str]
-    certificate: Path | None = None
-    """What it reads once, as it starts; None: nothing."""
     process: subprocess.Popen[bytes] | None = None
-    certificate_read: bytes | None = None
-
-
-def register_fleet(site: Site, *, say: Callable[[str], None]) -> None:
-    """Tells a SuperLink that runs apart which nodes are enrolled, once.
-
-    Args:
-        site: Its address, and the folders of coordinator and authority.
-        say: Told in one line of what happens.
-
-    Raises:
-        UsageError: No authority.
-        RunError: The SuperLink refused a node or was not reached.
-    """
-    write_connection(site)
-    registry = _open_registry(site, Control(site), say)
-    if registry is None:
-        raise UsageError(f"{site.certificates} holds no authority; make one: fedstill certs init")
-    if not registry.sync():
-        raise RunError(f"the SuperLink at {site.address} does not know the whole fleet; try again")
-
-
-def print_commands(site: Site, config: Config, run_dir: Path) -> str:
-    """Lists the commands for running the parts apart, one per line, and what they do not do by themselves."""
-    furnish_home(site, config)
-    environment = flower_environment(site, {})
-    prefix = " ".join(f"{key}={shlex.quote(environment[key])}" for key in environment if key != "PATH")
-    commands = [superlink_command(site), superexec_command(site)]
-    if site.certificates is not None and (site.certificates / FLEET).is_file():
-        register = [find_program("fedstill"), "fleet", "register", "--superlink", site.address]
-        folders = ["--home", str(site.home), "--certificates", str(site.certificates)]
-        commands.append([*register, *folders])
-    commands.append(submit_command(site, config, run_dir, resume=False))
-    lines = [f"{prefix} {shlex.join(command)}" for command in commands]
-    if site.certificates is not None:
-        check = ["fedstill", "certs", "served", site.address, "--certificates", str(site.certificates)]
-        lines.append(
-            f"# after fedstill certs renew, start the SuperLink again; to check: {shlex.join(check)}"
-        )
-    return "\n".join(lines)
 
 
 def coordinate(
@@ -131,23 +83,22 @@ def coordinate(
         The run folder.
 
     Raises:
-        UsageError: Flower is not installed, the port is taken, certificates lack, or another
-            coordinator works in this home.
+        UsageError: Flower is not installed, the port is taken, certificates or the app's signature
+            lack, or another coordinator works in this home.
         RunError: The SuperLink did not come up, or the run failed again and again.
     """
-    _check_site(site)
+    check_site(site)
     environment = flower_environment(site, os.environ) | {OWNER: str(site.home)}
-    certificate = None if site.certificates is None else site.certificates / SERVER_CERTIFICATE
-    parts = [
-        _Part("superlink", superlink_command(site), certificate),
-        _Part("superexec", superexec_command(site)),
-    ]
     with ExitStack() as stack:
         stack.enter_context(ended_by_sigterm())
         stack.enter_context(hold_folder(site.home, option="--home"))
         _end_leftovers(site, say)
         _check_port(site)
-        furnish_home(site, config)
+        bundle, signature = _prepare_app(site, config)
+        site = replace(site, operator_port=choose_port())
+        write_secrets(site)
+        copy_certificates(site)
+        parts = [_Part("superlink", superlink_command(site)), _Part("superexec", superexec_command(site))]
         for part in parts:
             stack.callback(_end, part)
             _start(part, site, environment)
@@ -160,12 +111,14 @@ def coordinate(
             registry.sync()
 
         def keep_up() -> bool:
+            copy_certificates(site)
             if registry is not None:
                 registry.sync()
             return "superexec" in _keep_alive(parts, site, environment, say)
 
         for _ in range(MAX_SUBMISSIONS):
-            flower_id = _submit(site, config, run_dir, environment, resume=resume)
+            settings = run_settings(config, run_dir, resume=resume, signature=signature)
+            flower_id = _submit(control, bundle, settings, keep_up)
             say(f"run {run_dir.name} was submitted as {flower_id}{' to go on' if resume else ''}")
             status = _watch(flower_id, run_dir, control, keep_up)
             if status == COMPLETED:
@@ -177,14 +130,22 @@ def coordinate(
     raise RunError(f"the run failed {MAX_SUBMISSIONS} times; see {site.home / 'logs'}")
 
 
-def _check_site(site: Site) -> None:
-    for name in ("ca.crt", "server.crt", "server.key"):
-        if site.certificates is not None and not (site.certificates / name).is_file():
-            raise UsageError(
-                f"{site.certificates} holds no {name}; it needs ca.crt, server.crt and server.key"
-            )
-    if site.certificates is not None:
-        ServerCertificates(site.certificates)  # says what is wrong with them
+def _prepare_app(site: Site, config: Config) -> tuple[bytes, str]:
+    """Writes the app, with a run's modules, and finds its signature; in plaintext nobody asks for one."""
+    write_app(site.home, config)
+    bundle = bundle_app(site.home)
+    if site.certificates is None:
+        return bundle, ""
+    signature = find_signature(site.certificates, bundle)
+    if signature is None:
+        path = site.home / APP_FILE
+        write_bytes_atomically(path, bundle)
+        raise UsageError(
+            f"devices run only what their authority signed, and {site.certificates} has neither its key nor"
+            f" its signature of {path}: where the key is, fedstill fleet release --app app.fab; then bring"
+            f" {RELEASES} here"
+        )
+    return bundle, signature
 
 
 def _check_port(site: Site) -> None:
@@ -214,15 +175,10 @@ def _end_leftovers(site: Site, say: Callable[[str], None]) -> None:
 def _start(part: _Part, site: Site, environment: dict[str, str]) -> None:
     log = site.home / "logs" / f"{part.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    part.certificate_read = _read_certificate(part)
     with log.open("ab") as file:
         part.process = subprocess.Popen(  # noqa: S603 the command is built above
             part.command, env=environment, stdout=file, stderr=file, start_new_session=True
         )
-
-
-def _read_certificate(part: _Part) -> bytes | None:
-    return None if part.certificate is None else part.certificate.read_bytes()
 
 
 def _end(part: _Part) -> None:
@@ -249,25 +205,31 @@ def _wait_for_port(site: Site, part: _Part) -> None:
 def _keep_alive(
     parts: list[_Part], site: Site, environment: dict[str, str], say: Callable[[str], None]
 ) -> list[str]:
-    """Starts again what has died, or reads a certificate that was renewed only as it starts; names it."""
+    """Starts again what has died, and names it."""
     restarted = []
     for part in parts:
         code = None if part.process is None else part.process.poll()
-        is_renewed = _read_certificate(part) != part.certificate_read
-        if code is not None or is_renewed:
-            cause = "takes up its new certificate" if code is None else f"ended with code {code}"
-            say(f"the {part.name} {cause} and is started again")
+        if code is not None:
+            say(f"the {part.name} ended with code {code} and is started again")
             _end(part)
             _start(part, site, environment)
             restarted.append(part.name)
     return restarted
 
 
-def _submit(site: Site, config: Config, run_dir: Path, environment: dict[str, str], *, resume: bool) -> str:
-    answer = _ask(submit_command(site, config, run_dir, resume=resume), environment)
-    if not answer.get("success"):
-        raise RunError(f"the SuperLink refused the run: {answer.get('error-message', answer)}")
-    return str(answer["run-id"])
+def _submit(
+    control: Control, bundle: bytes, settings: Mapping[str, Scalar], keep_up: Callable[[], bool]
+) -> str:
+    """Hands a run over; a SuperLink that is just coming back is waited for."""
+    end = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            return control.start(bundle, settings)
+        except UnreachableError:
+            if time.monotonic() > end:
+                raise
+        keep_up()
+        time.sleep(POLL_SECONDS)
 
 
 def _watch(flower_id: str, run_dir: Path, control: Control, keep_up: Callable[[], bool]) -> str:
@@ -296,18 +258,6 @@ def _watch(flower_id: str, run_dir: Path, control: Control, keep_up: Callable[[]
 
 
 def _open_registry(site: Site, control: Control, say: Callable[[str], None]) -> Registry | None:
-    if site.certificates is None or not (site.certificates / FLEET).is_file():
+    if site.certificates is None or not site.has_fleet:
         return None
     return Registry(site.certificates, site.home, control=control, say=say)
-
-
-def _ask(command: list[str], environment: dict[str, str]) -> dict[str, Any]:
-    """Asks the SuperLink through `flwr`; one that is just coming back answers nothing."""
-    done = subprocess.run(  # noqa: S603 the command is built above
-        command, env=environment, capture_output=True, text=True, check=False, timeout=120
-    )
-    try:
-        answer = json.loads(done.stdout)
-    except ValueError:
-        return {"success": False, "error-message": " ".join((done.stderr or done.stdout).split())[-400:]}
-    return answer if isinstance(answer, dict) else {}

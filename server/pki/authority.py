@@ -4,7 +4,8 @@
     server.crt .key     the coordinator's: SuperLink and label service
     revoked.crl         what was revoked
     fleet.json          the enrolled nodes: names, serial numbers, public keys
-    authority/ca.key    the authority's key; only what issues and revokes needs it
+    releases.json       signatures of the apps that devices may run, where any were left
+    authority/ca.key    the authority's key; only what issues, revokes and releases needs it
 
 Keys of nodes are not kept: they leave in the node's bundle. Every file is written beside
 its place and renamed, so that a service that reads them meanwhile sees the old or the new.
@@ -111,7 +112,7 @@ def init_authority(
         UsageError: The folder holds an authority already, or a host that is none.
     """
     names = name_hosts(hosts)
-    with _held(folder):
+    with hold_authority(folder):
         if (folder / CA_CERTIFICATE).exists() and not force:
             raise UsageError(
                 f"{folder} holds an authority already; --force replaces it, and all its certificates become"
@@ -137,7 +138,7 @@ def issue_node(folder: Path, name: str, *, days: int = LEAF_DAYS, clock: Clock =
         UsageError: No authority, a name that is none, or a node that is enrolled already.
     """
     check_node_name(name)
-    with _held(folder):
+    with hold_authority(folder):
         fleet = read_fleet(folder)
         if name in fleet:
             raise UsageError(
@@ -145,7 +146,7 @@ def issue_node(folder: Path, name: str, *, days: int = LEAF_DAYS, clock: Clock =
                 f" it first (fedstill fleet remove {name})"
             )
         key = make_key()
-        signer = _open_authority(folder)
+        signer = open_authority(folder)
         certificate = sign_node(signer, key.public_key(), name, days=days, now=clock())
         node = EnrolledNode(
             name,
@@ -181,12 +182,12 @@ def renew_server(
     Returns:
         When the new certificate ends.
     """
-    with _held(folder):
+    with hold_authority(folder):
         old = read_certificate(folder / SERVER_CERTIFICATE)
         names = name_hosts(hosts) if hosts else names_of(old)
         key = old.public_key()
         assert isinstance(key, ec.EllipticCurvePublicKey)
-        issued = sign_server(_open_authority(folder), key, names, days=days, now=clock())
+        issued = sign_server(open_authority(folder), key, names, days=days, now=clock())
         write_bytes_atomically(folder / SERVER_CERTIFICATE, certificate_pem(issued))
         return issued.not_valid_after_utc
 
@@ -202,12 +203,12 @@ def renew_node(
     Raises:
         UsageError: No authority, or a node that is not enrolled.
     """
-    with _held(folder):
+    with hold_authority(folder):
         fleet = read_fleet(folder)
         node = _enrolled(fleet, name, folder)
         key = serialization.load_ssh_public_key(node.public_key.encode())
         assert isinstance(key, ec.EllipticCurvePublicKey)
-        certificate = sign_node(_open_authority(folder), key, name, days=days, now=clock())
+        certificate = sign_node(open_authority(folder), key, name, days=days, now=clock())
         node = replace(
             node,
             serials=(*node.serials, f"{certificate.serial_number:x}"),
@@ -223,10 +224,10 @@ def revoke_node(folder: Path, name: str, *, clock: Clock = read_clock) -> Enroll
     Raises:
         UsageError: No authority, or a node that is not enrolled.
     """
-    with _held(folder):
+    with hold_authority(folder):
         fleet = read_fleet(folder)
         node = _enrolled(fleet, name, folder)
-        signer = _open_authority(folder)
+        signer = open_authority(folder)
         now = clock()
         revoked = read_revoked(folder / REVOKED, signer.certificate)
         revoked |= {int(serial, 16): now for serial in node.serials}
@@ -280,7 +281,8 @@ def _enrolled(fleet: dict[str, EnrolledNode], name: str, folder: Path) -> Enroll
 
 
 @contextmanager
-def _held(folder: Path) -> Iterator[None]:
+def hold_authority(folder: Path) -> Iterator[None]:
+    """Lets one process at a time change an authority's folder; makes it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -291,14 +293,19 @@ def _no_authority(folder: Path) -> UsageError:
     return UsageError(f"{folder} holds no authority; make one: fedstill certs init {folder}")
 
 
-def _open_authority(folder: Path) -> Signer:
+def open_authority(folder: Path) -> Signer:
+    """Reads the authority's key and certificate.
+
+    Raises:
+        UsageError: No authority, or its key is not there or not readable.
+    """
     if not (folder / CA_CERTIFICATE).exists():
         raise _no_authority(folder)
     try:
         key = serialization.load_pem_private_key((folder / CA_KEY).read_bytes(), password=None)
     except (OSError, ValueError):
         raise UsageError(
-            f"cannot read {folder / CA_KEY}, the authority's key; bring it back to issue or revoke"
+            f"cannot read {folder / CA_KEY}, the authority's key; bring it back to issue, revoke or release"
         ) from None
     assert isinstance(key, ec.EllipticCurvePrivateKey)
     return Signer(key, read_certificate(folder / CA_CERTIFICATE))

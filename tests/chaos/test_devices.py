@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from fedstill.server.deployment.flower_programs import SUPERLINK
 from fedstill.server.pki.authority import init_authority
 from fedstill.server.pki.enrolment import add_node
 from tests.chaos.proxy import Proxy
@@ -83,11 +84,11 @@ def test_killed_parts_come_back_and_the_run_goes_on(
         wait_for_work(2, tmp_path, process, log, num_nodes=2)
         kill("flower-supernode", "device-a")
         wait_for_work(3, tmp_path, process, log, num_nodes=1)
-        kill("flower-superlink")
+        kill(SUPERLINK)
         wait_for_work(4, tmp_path, process, log, num_nodes=1)
-        kill("flower-superexec", f"127.0.0.1:{port}")
+        kill("flower-superexec", "superexec.secret")
         wait_for_work(5, tmp_path, process, log, num_nodes=1)
-        left = [*list_processes(mark, "flower-superlink"), *list_processes(mark, "flwr-serverapp")]
+        left = [*list_processes(mark, SUPERLINK), *list_processes(mark, "flwr-serverapp")]
         process.kill()
         process.wait()
         said = log.read_text()

@@ -114,16 +114,17 @@ def test_plaintext_to_another_machine_can_be_asked_for(device):
 
 
 def test_the_supernode_is_told_name_and_data(device):
-    command = build_command(device)
+    command = build_command(device, device.superlink, None)
     config = command[command.index("--node-config") + 1]
     assert config == f'node-id="kitchen" data-source="{device.data}"'
     assert "--insecure" in command
 
 
 def test_with_certificates_the_link_is_encrypted_and_the_node_authenticated(device, tmp_path):
-    command = build_command(replaced(device, certificates=tmp_path))
+    command = build_command(replaced(device, certificates=tmp_path), "127.0.0.1:9", tmp_path / "loopback.crt")
     assert "--insecure" not in command
-    assert command[command.index("--root-certificates") + 1] == str(tmp_path / "ca.crt")
+    assert command[command.index("--superlink") + 1] == "127.0.0.1:9"
+    assert command[command.index("--root-certificates") + 1] == str(tmp_path / "loopback.crt")
     assert command[command.index("--auth-supernode-private-key") + 1] == str(tmp_path / "flower.key")
     assert f'certificates-dir="{tmp_path}"' in command[command.index("--node-config") + 1]
 
@@ -188,7 +189,7 @@ def test_a_lost_supernode_is_started_again_until_the_device_is_told_to_stop(devi
 def test_a_stop_while_the_supernode_is_being_started_leaves_none_behind(device, monkeypatch):
     started = []
 
-    def start(_device):
+    def start(*_arguments):
         process = subprocess.Popen(["sleep", "60"], start_new_session=True)
         started.append(process)
         os.kill(os.getpid(), signal.SIGTERM)

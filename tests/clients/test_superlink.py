@@ -1,6 +1,5 @@
 """Devices before a real SuperLink: whoever cannot come in is told why, and so is the coordinator."""
 
-import os
 import shutil
 import signal
 import socket
@@ -15,16 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedstill.clients.superlink import explain_end, find_fault
-from fedstill.server.deployment.flower_programs import (
-    Site,
-    flower_environment,
-    superlink_command,
-    write_connection,
-)
-from fedstill.server.deployment.supervision import _end, _Part, _start, _wait_for_port, register_fleet
-from fedstill.server.pki.authority import init_authority, issue_node, revoke_node
+from fedstill.clients.superlink import find_fault
+from fedstill.server.deployment.flower_control import Control
+from fedstill.server.deployment.site import copy_certificates
+from fedstill.server.deployment.supervision import _open_registry
+from fedstill.server.pki.authority import init_authority, issue_node, open_authority, revoke_node
 from fedstill.server.pki.enrolment import add_node, write_bundle
+from fedstill.server.pki.signing import sign_revoked
+from tests.superlinks import make_site, running_superlink
 
 PROGRAM = str(Path(sys.executable).with_name("fedstill-node"))
 
@@ -38,23 +35,17 @@ def site(tmp_path_factory):
     """A SuperLink with two enrolled devices, kitchen and attic, of which attic was removed."""
     folder = tmp_path_factory.mktemp("site")
     init_authority(folder / "certificates")
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    opened = Site(folder / "home", "127.0.0.1", port, folder / "certificates")
-    write_connection(opened)
+    opened = make_site(folder / "home", folder / "certificates")
     np.savez(folder / "own.npz", x=np.zeros((40, 8, 8), np.uint8), y=np.arange(40) % 4)
     for name in ("kitchen", "attic"):
         add_node(folder / "certificates", name, folder / name, superlink=opened.address, data="../own.npz")
-    part = _Part("superlink", superlink_command(opened))
-    try:
-        _start(part, opened, flower_environment(opened, os.environ))
-        _wait_for_port(opened, part)
-        register_fleet(opened, say=lambda line: None)
+    with running_superlink(opened):
+        registry = _open_registry(opened, Control(opened), lambda line: None)
+        registry.sync()
         revoke_node(folder / "certificates", "attic")
-        register_fleet(opened, say=lambda line: None)
+        registry.sync()
+        copy_certificates(opened)
         yield opened
-    finally:
-        _end(part)
 
 
 @pytest.fixture
@@ -181,26 +172,35 @@ def test_a_superlink_whose_certificate_ran_out_or_is_of_the_future_is_said(tmp_p
     assert fault == f"SuperLink {address}: its certificate is refused: certificate {cause}"
 
 
-def test_a_revoked_device_is_told_so_and_the_coordinators_log_too(site, tmp_path):
-    attic = site.certificates.parent / "attic"
-    assert fault_of(site, attic, "attic") is None  # it looks sound: only the coordinator knows
-    log = tmp_path / "log"
+def run_attic(site, home, *, until):
+    """Runs the removed device until its log says something, and returns the log."""
+    log = home.with_suffix(".log")
     with log.open("wb") as file:
-        command = [PROGRAM, "run", "--bundle", str(attic), "--home", str(tmp_path / "home")]
+        attic = site.certificates.parent / "attic"
+        command = [PROGRAM, "run", "--bundle", str(attic), "--home", str(home)]
         process = subprocess.Popen(command, stdout=file, stderr=file)
     try:
         end = datetime.now(UTC) + timedelta(seconds=60)
-        while "starting again" not in log.read_text() and datetime.now(UTC) < end:
+        while until not in log.read_text() and datetime.now(UTC) < end:
             threading.Event().wait(0.1)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(30)
-    assert "if it refused 'attic', that was revoked or never enrolled" in log.read_text()
+    return log.read_text()
+
+
+def test_a_revoked_device_is_told_so(site, tmp_path):
+    told = "it closes the connection on seeing the certificate of 'attic': revoked, not of its authority"
+    assert told in fault_of(site, site.certificates.parent / "attic", "attic")
+    assert told in run_attic(site, tmp_path / "home", until="no way to the coordinator")
+
+
+def test_a_device_that_flower_does_not_know_is_told_so_and_the_coordinators_log_too(site, tmp_path):
+    nobody = sign_revoked(open_authority(site.certificates), {}, now=datetime.now(UTC))
+    (site.tls / "revoked.crl").write_bytes(nobody)  # as where only Flower's list was kept up
+    try:
+        said = run_attic(site, tmp_path / "home", until="starting again")
+    finally:
+        copy_certificates(site)
+    assert "if it refused 'attic', that was revoked or never enrolled" in said
     assert "No SuperNode found with the given public key" in (site.home / "logs/superlink.log").read_text()
-
-
-def test_words_for_a_supernode_in_plaintext_are_plain():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
-        threading.Thread(target=lambda: server.accept()[0].close()).start()
-        assert "is there" in explain_end(address, node_id="kitchen", certificates=None)

@@ -1,6 +1,5 @@
 """Every file under deploy/ passes its own validator. None of it is run here: no Docker engine, no cluster."""
 
-import json
 import re
 import shutil
 import subprocess
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fedstill.common.config import build_config
+from fedstill.common.config import build_config, load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -51,10 +50,10 @@ def compose():
     return yaml.safe_load((DEPLOY / "compose/compose.yaml").read_text())
 
 
-def test_every_long_lived_service_has_a_health_check():
+def test_every_service_has_a_health_check():
     services = compose()["services"]
-    assert {"superlink", "superexec", "coordinator", "prometheus", "alertmanager", "grafana"} <= set(services)
-    assert [name for name, service in services.items() if "healthcheck" not in service] == ["coordinator"]
+    assert {"coordinator", "device-a", "prometheus", "alertmanager", "grafana"} <= set(services)
+    assert all("healthcheck" in service for service in services.values())
 
 
 def test_what_compose_mounts_from_the_repository_is_there():
@@ -68,25 +67,26 @@ def test_what_compose_mounts_from_the_repository_is_there():
 
 def test_the_options_that_compose_gives_are_those_of_the_programs():
     services = compose()["services"]
-    for service, program in (("superlink", "flower-superlink"), ("superexec", "flower-superexec")):
-        known = run(BIN / program, "--help")
-        for word in services[service]["command"]:
+    for service, program in (("coordinator", "fedstill"), ("device-a", "fedstill-node")):
+        command, *options = services[service]["command"]
+        known = run(BIN / program, command, "--help", env={"COLUMNS": "200", "PATH": "/bin"})
+        for word in options:
             assert word.split("=")[0] in known, word
-    _, program, *words, option = services["superlink"]["healthcheck"]["test"]
-    known = run(BIN / program, *words[:2], "--help", env={"COLUMNS": "200", "PATH": "/bin"})
-    assert option.split("=")[0] in known
-    known = run(BIN / "fedstill-node", "run", "--help", env={"COLUMNS": "200", "PATH": "/bin"})
-    for word in services["device-a"]["command"][1:]:
-        assert word.split("=")[0] in known, word
 
 
 def test_the_settings_that_compose_gives_are_the_configurations():
-    text = compose()["services"]["coordinator"]["command"][-1]
-    settings = {key: json.loads(value) for key, value in re.findall(r"([\w.]+)=(\"[^\"]*\"|[\d.]+)", text)}
-    config = build_config(settings)
+    words = compose()["services"]["coordinator"]["command"]
+    overrides = [word.removeprefix("--set=") for word in words if word.startswith("--set=")]
+    config = load_config(overrides=overrides)
     assert config.data.private == "nodes"
     assert config.exchange.port == 9500
-    assert config.exchange.certificates_dir == "/certificates"
+    for port in (config.exchange.port, 8000):
+        assert f"{port}:{port}" in compose()["services"]["coordinator"]["ports"]
+
+
+def test_only_the_devices_door_leaves_the_coordinator():
+    assert "--host=0.0.0.0" in compose()["services"]["coordinator"]["command"]
+    assert len(compose()["services"]["coordinator"]["ports"]) == 2  # SuperLink and label service
 
 
 def test_compose_mounts_the_bundles_and_the_authority_where_the_commands_look():
@@ -94,21 +94,23 @@ def test_compose_mounts_the_bundles_and_the_authority_where_the_commands_look():
     for name in ("device-a", "device-b"):
         assert services[name]["command"] == ["run", "--bundle=/bundle"]
         assert f"./certificates/bundles/{name}:/bundle:ro" in services[name]["volumes"]
-    for name in ("superlink", "superexec", "coordinator"):
-        assert "./certificates:/certificates:ro" in services[name]["volumes"]
+    assert "./certificates:/certificates:ro" in services["coordinator"]["volumes"]
 
 
 def test_what_compose_tells_to_do_before_makes_what_it_mounts(tmp_path):
     comment = re.findall(
         r"^# {2,}(fedstill .*)$", (DEPLOY / "compose/compose.yaml").read_text(), re.MULTILINE
     )
+    assert any("fleet release" in line for line in comment)
     for line in comment:
-        words = line.replace("$node", "device-a").split()
+        words = line.partition("#")[0].replace("$node", "device-a").split()
         run(BIN / words[0], *words[1:], cwd=tmp_path)
     folder = tmp_path / "certificates"
-    assert {"ca.crt", "server.crt", "server.key", "fleet.json"} <= {path.name for path in folder.iterdir()}
+    assert {"ca.crt", "server.crt", "server.key", "fleet.json", "releases.json"} <= {
+        path.name for path in folder.iterdir()
+    }
     assert (folder / "bundles/device-a/node.toml").read_text().splitlines()[1:] == [
-        'superlink = "superlink:8000"',
+        'superlink = "coordinator:8000"',
         'data = "/data"',
     ]
 

@@ -59,25 +59,6 @@ def test_from_certificates_to_a_federation_that_trusts_nothing_else(
         assert f'fedstill_grpc_calls_total{{code="OK",method="{method}"}} 2.0' in exported
 
 
-def test_with_certificates_the_printed_commands_authenticate_all_parts(
-    site: dict[str, str], tmp_path: Path
-) -> None:
-    fedstill(tmp_path, "certs", "init")
-    command = [*coordinator(tmp_path, 18_080), "--certificates", "certificates", "--print"]
-    done = subprocess.run(
-        [str(word) for word in command], env=site, cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    superlink, superexec, register, run, renewal = done.stdout.splitlines()
-    secret = f"--superexec-auth-secret-file {tmp_path / 'site' / 'superexec.secret'}"
-    assert "--enable-supernode-auth" in superlink
-    assert secret in superlink
-    assert secret in superexec
-    assert f"fleet register --superlink 127.0.0.1:18080 --home {tmp_path / 'site'}" in register
-    assert f'exchange.certificates_dir="{tmp_path / "certificates"}"' in run
-    assert renewal.startswith("# after fedstill certs renew, start the SuperLink again")
-    assert (tmp_path / "site" / "superexec.secret").stat().st_mode & 0o777 == 0o600
-
-
 def test_an_expired_certificate_is_said_before_anything_starts(site: dict[str, str], tmp_path: Path) -> None:
     init_authority(tmp_path / "certificates", clock=lambda: datetime.now(UTC) - timedelta(days=400))
     done = subprocess.run(
@@ -93,29 +74,10 @@ def test_an_expired_certificate_is_said_before_anything_starts(site: dict[str, s
     assert not (tmp_path / "site" / "superlink.db").exists()
 
 
-def test_the_commands_can_be_printed_for_running_the_parts_apart(
-    site: dict[str, str], tmp_path: Path
-) -> None:
-    done = subprocess.run(
-        [str(word) for word in [*coordinator(tmp_path, 18_080), "--print"]],
-        env=site,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    superlink, superexec, run = done.stdout.splitlines()
-    assert "flower-superlink --isolation process --database" in superlink
-    assert "--runtime-api-address 127.0.0.1:18080 --insecure" in superexec
-    assert " run " in run
-    assert 'data.private="nodes"' in run
-    assert (tmp_path / "site" / "flower" / "config.toml").is_file()
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--host", "0.0.0.0"], "would serve other machines in plaintext"),
-        (["--authenticate"], "--authenticate needs TLS"),
         (["--certificates", "nowhere"], "holds no ca.crt"),
     ],
 )

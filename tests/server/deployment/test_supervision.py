@@ -1,79 +1,74 @@
-"""A supervised SuperLink: it serves the certificate that is there now."""
+"""A coordinator's parts are kept alive, and its app is signed."""
 
 from __future__ import annotations
 
 import os
-import socket
-import ssl
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import psutil
 import pytest
 
+from fedstill.common.app_signature import digest_app, is_signed
+from fedstill.common.certificates import read_certificate
 from fedstill.common.config import Config
-from fedstill.common.errors import RunError, UsageError
-from fedstill.server.deployment.flower_programs import (
-    Site,
-    flower_environment,
-    superlink_command,
-    write_connection,
-)
+from fedstill.common.errors import UsageError
+from fedstill.server.deployment.flower_programs import flower_environment
+from fedstill.server.deployment.site import Site, choose_port
 from fedstill.server.deployment.supervision import (
     OWNER,
-    _end,
     _end_leftovers,
     _keep_alive,
-    _Part,
-    _start,
+    _prepare_app,
     _wait_for_port,
     coordinate,
 )
-from fedstill.server.pki.authority import init_authority, renew_server
-from fedstill.server.pki.renewal import check_served
+from fedstill.server.pki.authority import init_authority
 from fedstill.server.run.state import hold_folder
+from tests.superlinks import make_site, running_superlink
 
 
 @pytest.mark.slow
-def test_a_renewed_certificate_is_taken_up_and_a_dead_superlink_is_started_again(tmp_path: Path) -> None:
-    folder = tmp_path / "certificates"
-    init_authority(folder)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    site = Site(tmp_path / "home", "127.0.0.1", port, folder)
-    write_connection(site)
+def test_a_dead_superlink_is_started_again(tmp_path: Path) -> None:
+    init_authority(tmp_path / "certificates")
+    site = make_site(tmp_path / "home", tmp_path / "certificates")
     environment = flower_environment(site, os.environ)
-    part = _Part("superlink", superlink_command(site), folder / "server.crt")
     said: list[str] = []
-
-    def served() -> str:
-        _wait_for_port(site, part)
-        return ssl.get_server_certificate(("127.0.0.1", port), timeout=10)
-
-    try:
-        _start(part, site, environment)
-        assert served() == (folder / "server.crt").read_text()
+    with running_superlink(site) as part:
         assert _keep_alive([part], site, environment, said.append) == []
-        check_served(site.address, folder)
-        renew_server(folder)
-        with pytest.raises(RunError, match="serves another certificate"):
-            check_served(site.address, folder)
-        assert _keep_alive([part], site, environment, said.append) == ["superlink"]
-        assert served() == (folder / "server.crt").read_text()
-        check_served(site.address, folder)
         assert part.process
         part.process.kill()
         part.process.wait()
         assert _keep_alive([part], site, environment, said.append) == ["superlink"]
-        assert served()
-    finally:
-        _end(part)
-    with pytest.raises(RunError, match="does not answer: Connection refused"):
-        check_served(site.address, folder)
-    assert said == [
-        "the superlink takes up its new certificate and is started again",
-        "the superlink ended with code -9 and is started again",
-    ]
+        _wait_for_port(site, part)
+    assert said == ["the superlink ended with code -9 and is started again"]
+
+
+@pytest.mark.slow
+def test_where_the_authoritys_key_is_not_an_app_has_to_be_released(tmp_path: Path) -> None:
+    certificates, elsewhere = tmp_path / "certificates", tmp_path / "elsewhere"
+    init_authority(elsewhere)
+    shutil.copytree(elsewhere, certificates, ignore=shutil.ignore_patterns("authority"))
+    site = Site(tmp_path / "home", "127.0.0.1", choose_port(), certificates)
+    command = [str(Path(sys.executable).with_name("fedstill")), "fleet", "release"]
+    with pytest.raises(UsageError, match=r"what their authority signed.*fedstill fleet release --app"):
+        _prepare_app(site, Config())
+    app = site.home / "app.fab"
+    for source in (["--app", str(app)], []):  # the coordinator's own, and this installation's: the same
+        subprocess.run([*command, *source, "--certificates", str(elsewhere)], check=True)
+        shutil.move(elsewhere / "releases.json", certificates / "releases.json")
+        bundle, signature = _prepare_app(site, Config())
+        assert bundle == app.read_bytes()
+        authority = read_certificate(certificates / "ca.crt")
+        assert is_signed(digest_app(bundle), signature, authority=authority)
+        (certificates / "releases.json").unlink()
+    init_authority(tmp_path / "other")
+    subprocess.run([*command, "--certificates", str(tmp_path / "other")], check=True)
+    shutil.move(tmp_path / "other" / "releases.json", certificates / "releases.json")
+    with pytest.raises(UsageError, match="neither its key nor its signature"):
+        _prepare_app(site, Config())
 
 
 def test_a_home_has_one_coordinator_at_a_time(tmp_path: Path) -> None:
