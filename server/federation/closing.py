@@ -190,16 +190,20 @@ def _last_accuracy(node: NodeState) -> float:
 
 
 def release_nodes(grid: Grid, federation: Federation) -> None:
-    """Lets nodes forget what they keep of the run; the run folder has it all."""
+    """Lets nodes forget what they keep of the run, if they ever got a task; the run folder has it all."""
     request = fleet_pb2.ReleaseRequest(run_id=federation.state.run_id)
+    roster, nodes = federation.fleet.roster, federation.state.nodes
+    tasked = {name for name in roster.flower_ids if name not in nodes or _got_a_task(nodes[name])}
     federation.fleet.ask(
         grid,
-        dict.fromkeys(
-            sorted(federation.fleet.roster.flower_ids.keys() - federation.fleet.roster.busy), request
-        ),
+        dict.fromkeys(sorted(tasked - roster.busy), request),
         fleet_pb2.ReleaseResponse,
         message_type="query.release",
         round_number=federation.state.round,
         deadline_seconds=CLOSING_SECONDS,
         on_answer=lambda node_id, answer: None,  # noqa: ARG005
     )
+
+
+def _got_a_task(node: NodeState) -> bool:
+    return bool(node.num_rounds or node.num_failures or node.num_rests)

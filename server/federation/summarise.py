@@ -14,8 +14,8 @@ import fedstill
 from fedstill.common.config import Config
 from fedstill.common.files import write_text_atomically
 from fedstill.server.figures.scoring import TeacherFacts
-from fedstill.server.rounds.choices import collect_choices
-from fedstill.server.run.state import FederationState, NodeState, find_uncompressed
+from fedstill.server.rounds.choices import add_choices
+from fedstill.server.run.state import FederationState, NodeState, find_uncompressed, read_rounds
 from fedstill.server.run.summary import (
     ChoiceSummary,
     DeviceSummary,
@@ -59,7 +59,11 @@ def write_summary(
         Path of the file.
     """
     is_local = get_scheme(config.federation.scheme).is_alone
-    choices = collect_choices(state.rounds)
+    choices: dict[str, list[ChoiceSummary]] = {}
+    rounds = []
+    for record in read_rounds(run_dir, state):
+        add_choices(choices, record)
+        rounds.append(RoundSummary(**record.model_dump(include=set(RoundSummary.model_fields))))
     nodes = [
         _summarise_node(
             node,
@@ -86,10 +90,7 @@ def write_summary(
         teacher=None if teacher is None else _summarise_teacher(teacher),
         nodes=nodes,
         fleet=_summarise_fleet(nodes, state),
-        rounds=[
-            RoundSummary(**record.model_dump(include=set(RoundSummary.model_fields)))
-            for record in state.rounds
-        ],
+        rounds=rounds,
     )
     path = run_dir / "summary.json"
     write_text_atomically(path, summary.model_dump_json(by_alias=True, indent=1) + "\n")

@@ -68,7 +68,7 @@ class Fleet:
                 come, or come back, while the federation runs.
 
         Raises:
-            RunError: Fewer nodes came in time, one refused, or two share a name.
+            RunError: Fewer nodes came in time than did not refuse, all refused, or two share a name.
         """
         self._reception = Reception(
             self.roster, num_nodes=num_nodes, expected=expected, on_hello=on_hello, on_late=self.drop_late

@@ -110,7 +110,8 @@ def collect(
         meanwhile()
         asked = time.monotonic()
         is_over = bool(deadline_seconds) and asked > end
-        replies = list(grid.pull_messages(list(mailbox.pending)))
+        # A view, not a copy: at a hundred thousand nodes each copy would cost more than the answers.
+        replies = list(grid.pull_messages(mailbox.pending.keys()))
         for reply in replies:
             message_id = reply.metadata.reply_to_message_id
             if message_id not in mailbox.pending:
@@ -121,8 +122,10 @@ def collect(
                 num_good += not reply.has_error()
                 on_reply(node, reply)
             else:
+                num_pending = len(mailbox.pending)
                 on_late(round_number, node, reply)
-                waiting = {one: node for one, node in waiting.items() if one in mailbox.pending}
+                if len(mailbox.pending) < num_pending:
+                    waiting = {one: node for one, node in waiting.items() if one in mailbox.pending}
         if not (replies or is_over) and time.monotonic() - asked < POLL_SECONDS / 2:
             time.sleep(POLL_SECONDS)  # our grids wait inside pull_messages, Flower's returns at once
     return len(waiting)

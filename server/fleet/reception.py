@@ -14,7 +14,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 import fedstill
-from fedstill.common.errors import AccessError, RunError
+from fedstill.common.errors import AccessError, ExchangeError, RunError
 from fedstill.common.wire import unpack
 from fedstill.protos.fedstill.v1 import fleet_pb2
 from fedstill.server.fleet.mailbox import collect, explain_error, send
@@ -52,6 +52,7 @@ class Reception:
         self._on_late = on_late
         self._nonces: dict[int, bytes] = {}
         self._unanswered: set[int] = set()
+        self._refusals: dict[int, str] = {}
         self._digests: dict[str, str] = {}
         self._looked_at = 0.0
         self._present: set[int] = set()
@@ -59,7 +60,7 @@ class Reception:
     def introduce(self, grid: Grid, *, wait_seconds: float, min_nodes: int = 0) -> None:
         """Waits until every node of the federation has said its name; see `Fleet.introduce`."""
         roster, end = self._roster, time.monotonic() + wait_seconds
-        while len(roster.flower_ids) < self._num_nodes and time.monotonic() < end:
+        while (num_missing := self._count_missing()) > 0 and time.monotonic() < end:
             sent = self.greet(grid)
             if not sent and not self._unanswered:
                 time.sleep(0.1)
@@ -68,16 +69,25 @@ class Reception:
                 grid,
                 roster.mailbox,
                 {message_id: node for message_id, (_, node) in roster.mailbox.pending.items()},
-                num_needed=1,
+                num_needed=num_missing,
                 deadline_seconds=min(1.0, max(0.01, end - time.monotonic())),
                 on_reply=self._take,
                 on_late=self._on_late,
             )
-        if (num_here := len(roster.flower_ids)) < min(min_nodes or self._num_nodes, self._num_nodes):
+        num_here, num_enough = len(roster.flower_ids), min(min_nodes or self._num_nodes, self._num_nodes)
+        if not min_nodes:
+            num_enough -= len(self._refusals)
+        if not num_here and self._refusals:
+            raise RunError(f"no node takes part; the first refused: {next(iter(self._refusals.values()))}")
+        if num_here < num_enough:
             raise RunError(
                 f"expected {self._num_nodes} nodes, {num_here} introduced themselves within"
                 f" {wait_seconds:g} s; start the others or raise federation.wait_seconds"
             )
+
+    def _count_missing(self) -> int:
+        # Who refused is not waited for: the run goes on without it.
+        return self._num_nodes - len(self._roster.flower_ids) - len(self._refusals)
 
     def look(self, grid: Grid) -> None:
         """Greets newcomers to a federation that runs, if it was not done just now."""
@@ -134,20 +144,25 @@ class Reception:
         if reply.has_error():
             kind, text = explain_error(reply)
             if kind == "error":
-                raise RunError(f"a node refused the run: {text}")
-            del self._nonces[flower_id]  # its process died; it is asked again when it is back
+                self._leave_out(flower_id, text)
+            else:
+                del self._nonces[flower_id]  # its process died; it is asked again when it is back
             return
-        hello = unpack(reply.content, fleet_pb2.HelloResponse)
         try:
+            hello = unpack(reply.content, fleet_pb2.HelloResponse)
             if roster.guard is not None:
                 roster.guard.admit(hello, self._nonces[flower_id])
-        except AccessError as error:
+        except AccessError as error:  # a stranger: the one who belongs here may still come
             self._drop(flower_id, "refused", str(error))
+            return
+        except ExchangeError as error:
+            self._leave_out(flower_id, str(error))
             return
         if not hello.node_id:
             return  # Flower's simulation may have more nodes than this federation
-        if 0 < hello.num_partitions < self._num_nodes:
-            self._num_nodes = hello.num_partitions
+        if hello.num_partitions and roster.guard is None:
+            # Fewer where the whole grid is smaller; that one node says so does not make it so.
+            self._num_nodes = min(self._num_nodes, max(hello.num_partitions, len(self._present)))
         self._seat(flower_id, hello)
 
     def _seat(self, flower_id: int, hello: fleet_pb2.HelloResponse) -> None:
@@ -164,6 +179,10 @@ class Reception:
         self._digests[name] = hello.private_digest
         roster.enter(name, flower_id)
         self._on_hello(hello, is_back)
+
+    def _leave_out(self, flower_id: int, text: str) -> None:
+        self._refusals[flower_id] = text
+        self._drop(flower_id, "refused", f"it takes no part: {text}")
 
     def _drop(self, flower_id: int, reason: str, detail: str) -> None:
         self._roster.drop(ReplyDropped(self._roster.round, self._roster.name(flower_id), reason, detail))

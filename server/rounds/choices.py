@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 from fedstill.common.errors import ExchangeError
 from fedstill.protos.fedstill.v1 import fleet_pb2
@@ -47,12 +46,9 @@ def describe_choice(response: fleet_pb2.TaskResponse) -> ChoiceRecord | None:
     )
 
 
-def collect_choices(rounds: Iterable[RoundRecord]) -> dict[str, list[ChoiceSummary]]:
-    """Gathers each node's choices from the lines of `rounds.jsonl`, in the order of the rounds."""
-    found: dict[str, list[ChoiceSummary]] = {}
-    for record in rounds:
-        for report in record.nodes:
-            if report.choice is not None:
-                choice = ChoiceSummary(round=record.round, **report.choice.model_dump(by_alias=True))
-                found.setdefault(report.node_id, []).append(choice)
-    return found
+def add_choices(found: dict[str, list[ChoiceSummary]], record: RoundRecord) -> None:
+    """Adds what nodes chose in a round, by node; called with the rounds in their order."""
+    for report in record.nodes:
+        if report.choice is not None:
+            choice = ChoiceSummary(round=record.round, **report.choice.model_dump(by_alias=True))
+            found.setdefault(report.node_id, []).append(choice)

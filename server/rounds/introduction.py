@@ -18,7 +18,7 @@ def introduce_fleet(grid: Grid, federation: Federation) -> None:
         federation: Takes names and state; what it knows of a node already stays.
 
     Raises:
-        RunError: Fewer nodes came in time, one refused, or two share a name.
+        RunError: Fewer nodes came in time than did not refuse, all refused, or two share a name.
     """
     fleet, state, planner = federation.fleet, federation.state, federation.planner
     observe, settings = federation.observe, federation.config.federation

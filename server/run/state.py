@@ -5,7 +5,7 @@ so that a run is always either before or after a round. What the rounds were lik
 `rounds.jsonl` alone: a line that the state does not know of yet is no round.
 
     config.toml             written first
-    rounds.jsonl            a line per round; replaced just before the state
+    rounds.jsonl            a line per round; appended to just before the state, which knows its length
     checkpoints/state.json  makes the folder a run; replaced once per round
     lock                    held (flock) by the one coordinator; it ends with its holder
 """
@@ -13,6 +13,7 @@ so that a run is always either before or after a round. What the rounds were lik
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -145,23 +146,58 @@ class FederationState(BaseModel):
     exchange: ExchangeRecord = ExchangeRecord()
     """The teacher, and what the next round fetches in schemes that change it."""
     nodes: dict[str, NodeState] = {}
+    rounds_bytes: int = 0
+    """How much of `rounds.jsonl` is committed; what stands behind it is of a round that was not."""
     rounds: list[RoundRecord] = Field(default=[], exclude=True)
-    """The lines of `rounds.jsonl`."""
+    """Rounds that are not committed yet."""
 
 
 def commit_state(state: FederationState, run_dir: Path) -> None:
-    """Writes `rounds.jsonl`, where it is not there yet, and then the state, each atomically."""
-    path = run_dir / ROUNDS_FILE
-    lines = _read_lines(path) if path.exists() else None
-    if lines is None or len(lines) != len(state.rounds):
-        lines = (lines or [])[: len(state.rounds)]
-        lines += [json.dumps(line.to_line(), sort_keys=True) + "\n" for line in state.rounds[len(lines) :]]
-        write_text_atomically(path, "".join(lines))
+    """Appends to `rounds.jsonl` what is not there yet, and then replaces the state.
+
+    It costs what a round brought and what the nodes' state holds, however many rounds there were.
+
+    Args:
+        state: Its `rounds` are in the file afterwards, and forgotten here.
+        run_dir: The run's folder.
+    """
+    lines = "".join(json.dumps(line.to_line(), sort_keys=True) + "\n" for line in state.rounds).encode()
+    with (run_dir / ROUNDS_FILE).open("ab") as file:
+        file.truncate(state.rounds_bytes)
+        file.write(lines)
+        file.flush()
+        os.fsync(file.fileno())
+    state.rounds_bytes += len(lines)
+    state.rounds = []
     write_text_atomically(run_dir / STATE_FILE, state.model_dump_json(indent=1))
 
 
-def _read_lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines(keepends=True)
+def read_rounds(run_dir: Path, state: FederationState) -> Iterator[RoundRecord]:
+    """Reads the committed rounds one by one.
+
+    Args:
+        run_dir: The run's folder.
+        state: As it was committed last.
+
+    Yields:
+        The rounds in their order.
+
+    Raises:
+        DataError: They are gone, in part or all, or damaged.
+    """
+    path, number, num_bytes = run_dir / ROUNDS_FILE, 0, 0
+    try:
+        with path.open("rb") as file:
+            while num_bytes < state.rounds_bytes and (line := file.readline()):
+                num_bytes += len(line)
+                record = RoundRecord.model_validate_json(line)
+                number += 1
+                yield record
+    except (OSError, ValueError) as error:
+        first = str(error).splitlines()[0]
+        raise DataError(f"cannot read {path} ({first}); the run cannot be resumed without it") from None
+    if number < state.round:
+        raise _rounds_lost(path, number, state.round)
 
 
 @contextmanager
@@ -239,20 +275,33 @@ def load_state(run_dir: Path) -> FederationState:
     except ValueError as error:
         first = str(error).splitlines()[0]
         raise DataError(f"{path} does not fit this version: {first}") from None
-    return state.model_copy(update={"rounds": _read_rounds(run_dir / ROUNDS_FILE, num_rounds=state.round)})
-
-
-def _read_rounds(path: Path, *, num_rounds: int) -> list[RoundRecord]:
-    if not num_rounds:
-        return []
-    try:
-        rounds = [RoundRecord.model_validate_json(line) for line in _read_lines(path)[:num_rounds]]
-    except (OSError, ValueError) as error:
-        first = str(error).splitlines()[0]
-        raise DataError(f"cannot read {path} ({first}); the run cannot be resumed without it") from None
-    if len(rounds) < num_rounds:
+    num_bytes = _measure_rounds(run_dir / ROUNDS_FILE, num_rounds=state.round)
+    if state.rounds_bytes not in (0, num_bytes):
         raise DataError(
-            f"{path} holds {len(rounds)} of {num_rounds} committed rounds; bring the rest back, or begin anew"
-            " in an empty folder"
+            f"{run_dir / ROUNDS_FILE} is not as it was committed: expected {state.rounds_bytes:,} bytes of"
+            f" {state.round} rounds, found {num_bytes:,}; bring it back, or begin anew in an empty folder"
         )
-    return rounds
+    return state.model_copy(update={"rounds_bytes": num_bytes})
+
+
+def _measure_rounds(path: Path, *, num_rounds: int) -> int:
+    """Measures the first lines of the rounds' file, bytes; older states do not say how long they are."""
+    if not num_rounds:
+        return 0
+    try:
+        with path.open("rb") as file:
+            lengths = [len(line) for line in itertools.islice(file, num_rounds) if line.endswith(b"\n")]
+    except OSError as error:
+        raise DataError(
+            f"cannot read {path} ({error.strerror}); the run cannot be resumed without it"
+        ) from None
+    if len(lengths) < num_rounds:
+        raise _rounds_lost(path, len(lengths), num_rounds)
+    return sum(lengths)
+
+
+def _rounds_lost(path: Path, num_found: int, num_rounds: int) -> DataError:
+    return DataError(
+        f"{path} holds {num_found} of {num_rounds} committed rounds; bring the rest back, or begin anew in an"
+        " empty folder"
+    )

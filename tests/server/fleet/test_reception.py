@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
-from flwr.app import Context, Message
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedstill.common.errors import RunError
@@ -33,6 +35,8 @@ def make_grid(who: dict[int, tuple[str, str]]) -> PatchyGrid:
     @app.query()
     def hello(message: Message, context: Context) -> Message:
         name, digest = who[int(context.node_config["partition-id"]) + 1]
+        if name == "raises":
+            raise ValueError("no, thanks")
         hello = fleet_pb2.HelloResponse(node_id=name, private_digest=digest, num_train_samples=5)
         return Message(pack(hello), reply_to=message)
 
@@ -44,7 +48,7 @@ def make_grid(who: dict[int, tuple[str, str]]) -> PatchyGrid:
 
 
 def open_fleet(
-    grid: PatchyGrid, *, num_nodes: int = 2, min_nodes: int = 0
+    grid: LocalGrid, *, num_nodes: int = 2, min_nodes: int = 0
 ) -> tuple[Fleet, list[tuple[str, bool]], list[ReplyDropped]]:
     met: list[tuple[str, bool]] = []
     drops: list[ReplyDropped] = []
@@ -123,6 +127,51 @@ def test_another_device_of_the_same_name_gets_it_only_where_the_first_has_left(
 def test_two_devices_of_one_name_are_refused_at_the_start() -> None:
     grid = make_grid({1: ("a", "x"), 2: ("a", "y")})
     with pytest.raises(RunError, match="two nodes call themselves a"):
+        open_fleet(grid)
+
+
+class FiveNodeGrid(LocalGrid):
+    """Nodes n1 to n5; the second is a liar, whose hello the test chooses."""
+
+    def __init__(self, lie: Callable[[Message], Message]) -> None:
+        app = ClientApp()
+
+        @app.query()
+        def hello(message: Message, context: Context) -> Message:
+            number = int(context.node_config["partition-id"]) + 1
+            if number == 2:
+                return lie(message)
+            hello = fleet_pb2.HelloResponse(node_id=f"n{number}", num_train_samples=5, num_partitions=5)
+            return Message(pack(hello), reply_to=message)
+
+        super().__init__(app, num_nodes=5, run_config={})
+
+
+def claim_one_partition(message: Message) -> Message:
+    return Message(pack(fleet_pb2.HelloResponse(node_id="n2", num_partitions=1)), reply_to=message)
+
+
+def raise_it(_message: Message) -> Message:
+    raise ValueError("no, thanks")
+
+
+def send_something_else(message: Message) -> Message:
+    return Message(RecordDict(), reply_to=message)
+
+
+@pytest.mark.parametrize("lie", [claim_one_partition, raise_it, send_something_else])
+def test_one_nodes_hello_does_not_keep_the_others_out(lie: Callable[[Message], Message]) -> None:
+    fleet, _, drops = open_fleet(FiveNodeGrid(lie), num_nodes=5)
+    assert set(fleet.roster.flower_ids) - {"n2"} == {"n1", "n3", "n4", "n5"}
+    if lie is not claim_one_partition:
+        assert [(drop.node_id, drop.reason) for drop in drops] == [("flower-2", "refused")]
+    if lie is raise_it:
+        assert "it takes no part: ValueError: no, thanks" in drops[0].detail
+
+
+def test_where_all_refuse_the_run_ends_with_what_they_said() -> None:
+    grid = make_grid({1: ("raises", ""), 2: ("raises", "")})
+    with pytest.raises(RunError, match="no node takes part; the first refused: ValueError: no, thanks"):
         open_fleet(grid)
 
 

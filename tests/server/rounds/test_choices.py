@@ -8,7 +8,7 @@ import pytest
 
 from fedstill.common.errors import ExchangeError
 from fedstill.protos.fedstill.v1 import fleet_pb2
-from fedstill.server.rounds.choices import collect_choices, describe_choice
+from fedstill.server.rounds.choices import add_choices, describe_choice
 from fedstill.server.run.records import RoundRecord
 from tests.server.records import node_record
 
@@ -62,6 +62,8 @@ def test_choices_are_gathered_by_node_in_the_order_of_rounds() -> None:
         RoundRecord(round=1, nodes=[first]),
         RoundRecord(round=2, nodes=[node_record(node_id="node-0000"), second]),
     ]
-    found = collect_choices(lines)
+    found = {}
+    for line in lines:
+        add_choices(found, line)
     assert list(found) == ["node-0001"]
     assert [(choice.round, choice.distill_lambda) for choice in found["node-0001"]] == [(1, 0.9), (2, 0.45)]

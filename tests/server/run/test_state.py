@@ -16,6 +16,7 @@ from fedstill.server.run.state import (
     commit_state,
     hold_folder,
     load_state,
+    read_rounds,
     sweep,
 )
 
@@ -28,8 +29,11 @@ def a_state() -> FederationState:
 
 
 def test_state_is_read_back_as_committed(tmp_path: Path) -> None:
-    commit_state(a_state(), tmp_path)
-    assert load_state(tmp_path) == a_state()
+    state = a_state()
+    commit_state(state, tmp_path)
+    assert load_state(tmp_path) == state
+    assert state.rounds == []  # they are in the file
+    assert list(read_rounds(tmp_path, state)) == [RoundRecord(round=1)]
 
 
 def test_rounds_jsonl_has_a_line_per_committed_round(tmp_path: Path) -> None:
@@ -63,12 +67,13 @@ def test_a_folder_is_held_by_one_at_a_time(tmp_path: Path) -> None:
 
 
 def test_sweeping_leaves_what_has_a_name(tmp_path: Path) -> None:
-    commit_state(a_state(), tmp_path)
+    state = a_state()
+    commit_state(state, tmp_path)
     names = (".rounds.jsonl.abcdefgh", ".access.json.abcdefgh", "checkpoints/.state.json.abcdefgh")
     for name in names:
         (tmp_path / name).write_text("half")
     sweep(tmp_path)
-    assert load_state(tmp_path) == a_state()
+    assert load_state(tmp_path) == state
     found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert found == {str(STATE_FILE), "rounds.jsonl"}
 
@@ -105,16 +110,48 @@ def test_a_run_whose_committed_rounds_are_gone_is_not_resumed(content: str | Non
         load_state(tmp_path)
 
 
-def test_a_state_does_not_grow_with_the_rounds(tmp_path: Path) -> None:
+def test_a_commit_costs_what_its_round_brings_and_not_what_came_before(tmp_path: Path) -> None:
     state = a_state()
     commit_state(state, tmp_path)
     size = (tmp_path / STATE_FILE).stat().st_size
+    inode = (tmp_path / "rounds.jsonl").stat().st_ino
     for number in range(2, 10):
         state.round = number
         state.rounds.append(RoundRecord(round=number, num_sampled=100))
         commit_state(state, tmp_path)
-    assert (tmp_path / STATE_FILE).stat().st_size == size
+        assert state.rounds == []
+    assert (tmp_path / STATE_FILE).stat().st_size <= size + 3  # digits of one number
+    assert (tmp_path / "rounds.jsonl").stat().st_ino == inode  # appended to, not written anew
     assert load_state(tmp_path) == state
+    assert [record.round for record in read_rounds(tmp_path, state)] == list(range(1, 10))
+
+
+def test_what_stands_behind_the_committed_rounds_is_cut_off(tmp_path: Path) -> None:
+    state = a_state()
+    commit_state(state, tmp_path)
+    committed = (tmp_path / "rounds.jsonl").read_bytes()
+    with (tmp_path / "rounds.jsonl").open("ab") as file:
+        file.write(b'{"round": 2, "nodes": [{"node_')  # a full disk, or a kill in the middle
+    assert [record.round for record in read_rounds(tmp_path, load_state(tmp_path))] == [1]
+    commit_state(load_state(tmp_path), tmp_path)
+    assert (tmp_path / "rounds.jsonl").read_bytes() == committed
+
+
+def test_a_run_of_before_is_gone_on_with_though_its_state_does_not_know_the_length(tmp_path: Path) -> None:
+    state = a_state()
+    commit_state(state, tmp_path)
+    content = json.loads((tmp_path / STATE_FILE).read_text())
+    del content["rounds_bytes"]
+    (tmp_path / STATE_FILE).write_text(json.dumps(content))
+    assert load_state(tmp_path) == state
+
+
+def test_rounds_that_were_changed_are_not_gone_on_with(tmp_path: Path) -> None:
+    commit_state(a_state(), tmp_path)
+    line = (tmp_path / "rounds.jsonl").read_text()
+    (tmp_path / "rounds.jsonl").write_text(line.replace('"round": 1', '"round":  1'))
+    with pytest.raises(DataError, match="is not as it was committed"):
+        load_state(tmp_path)
 
 
 def test_a_strangers_folder_stays_as_it_was(tmp_path: Path) -> None:
