@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import pkgutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module, metadata
 from pathlib import Path
@@ -16,6 +17,7 @@ from fedstill.common.errors import ConfigError, unknown_name
 from fedstill.common.modules import describe_fault, digest_files, is_reference, load_reference, search_folders
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -210,6 +212,36 @@ class Registry(Generic[T]):
                 ) from None
             self._found[place] = self.adapt(loaded, name)
         return self._found[place]
+
+
+def gather(package: str, *, attribute: str = "BUILT_IN", first: Sequence[str] = ()) -> dict[str, Any]:
+    """Gathers what comes with us from the modules that define it: a new module needs no entry anywhere.
+
+    Args:
+        package: Import name of a package; each of its modules is imported.
+        attribute: The mapping in which a module says what it adds, by name; one without adds nothing.
+        first: Names that are listed before the others, in this order; the others go by name.
+
+    Returns:
+        Every entry by its name.
+    """
+    found: dict[str, Any] = {}
+    for module in pkgutil.iter_modules(sys.modules[package].__path__):
+        entries = getattr(import_module(f"{package}.{module.name}"), attribute, {})
+        assert not found.keys() & entries.keys(), f"{package}.{module.name} gives a name of {attribute} twice"
+        found |= entries
+    return {name: found[name] for name in (*first, *sorted(found.keys() - set(first)))}
+
+
+def marked(**marks: object) -> Callable[[F], F]:
+    """Sets attributes of a function: what an entry says of itself, as `@marked(compares="maps")`."""
+
+    def mark(function: F) -> F:
+        for name, value in marks.items():
+            setattr(function, name, value)
+        return function
+
+    return mark
 
 
 def entry_points(group: str) -> Mapping[str, tuple[metadata.EntryPoint, ...]]:

@@ -5,13 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from fedstill.clients.schemes.adaptive import settle
-from fedstill.clients.schemes.classwise import learn_classwise
-from fedstill.clients.schemes.ensemble import learn_with_ensemble
-from fedstill.clients.schemes.prototypes import learn_prototypes
 from fedstill.clients.schemes.records import Learner, Lesson, Outcome, Rows
-from fedstill.clients.schemes.teacher import learn_alone, learn_from_teacher
-from fedstill.clients.schemes.weights import learn_weights
-from fedstill.common.registry import Registry, require_callable
+from fedstill.common.registry import Registry, gather, require_callable
 
 __all__ = ["LEARNERS", "Learner", "Lesson", "Outcome", "Rows", "get_learner", "settle"]
 
@@ -28,15 +23,7 @@ def _as_learner(found: Any, name: str) -> Learner:
 LEARNERS: Registry[Learner] = Registry(
     "federation.scheme",
     "fedstill.learners",
-    {
-        "teacher": learn_from_teacher,
-        "ensemble": learn_with_ensemble,
-        "co-teaching": learn_with_ensemble,
-        "classwise": learn_classwise,
-        "prototypes": learn_prototypes,
-        "weights": learn_weights,
-        "local": learn_alone,
-    },
+    gather(__name__),
     _as_learner,
 )
 

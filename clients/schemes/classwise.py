@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from fedstill.clients.schemes.by_class import fit_by_class, mean_by_class
-from fedstill.clients.schemes.records import Lesson, Outcome, Rows
+from fedstill.clients.schemes.records import Learner, Lesson, Outcome, Rows
 from fedstill.common.training import predict_logits
 
 # What rounding leaves of a sum of weights when all of them are taken out again.
@@ -60,3 +60,6 @@ def leave_one_out(shared: Rows, own: Rows | None, *, weight: float = 1.0) -> Row
     totals = shared.values * shared.counts_R[:, None] - own.values * mine[:, None]
     values = np.where(others[:, None] > 0, totals / np.where(others > 0, others, 1)[:, None], 0.0)
     return Rows(values.astype(np.float32), others)
+
+
+BUILT_IN: dict[str, Learner] = {"classwise": learn_classwise}

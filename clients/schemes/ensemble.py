@@ -24,7 +24,7 @@ from torch import nn
 
 from fedstill.clients.density import choose_shared
 from fedstill.clients.distil import class_log_prior
-from fedstill.clients.schemes.records import Lesson, Outcome, Rows
+from fedstill.clients.schemes.records import Learner, Lesson, Outcome, Rows
 from fedstill.clients.schemes.teacher import learn_alone, learn_from_teacher
 from fedstill.common.features import compute_features
 from fedstill.common.training import predict_logits
@@ -66,3 +66,6 @@ def _revisit(lesson: Lesson, student: nn.Module, *, num_steps: int) -> nn.Module
     log_prior_C = class_log_prior(lesson.train.y_S, num_classes=lesson.num_classes)
     revisit = dataclasses.replace(lesson, student=student, num_steps=num_steps)
     return learn_alone(revisit, log_prior_C=log_prior_C).student
+
+
+BUILT_IN: dict[str, Learner] = {"ensemble": learn_with_ensemble, "co-teaching": learn_with_ensemble}

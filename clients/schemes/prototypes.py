@@ -10,7 +10,7 @@ from __future__ import annotations
 from torch.nn import functional
 
 from fedstill.clients.schemes.by_class import fit_by_class, mean_by_class
-from fedstill.clients.schemes.records import Lesson, Outcome
+from fedstill.clients.schemes.records import Learner, Lesson, Outcome
 from fedstill.common.features import compute_features, forward_with_features
 
 
@@ -24,3 +24,6 @@ def learn_prototypes(lesson: Lesson) -> Outcome:
     features_SD = compute_features(lesson.student, lesson.train.x_S)
     upload = mean_by_class(features_SD, lesson.train.y_S, num_classes=lesson.num_classes)
     return Outcome(lesson.student, distance, private, upload)
+
+
+BUILT_IN: dict[str, Learner] = {"prototypes": learn_prototypes}

@@ -9,7 +9,7 @@ import torch
 
 from fedstill.clients.distil import distil_student, train_alone
 from fedstill.clients.schemes.adaptive import learn_adaptively
-from fedstill.clients.schemes.records import Lesson, Outcome
+from fedstill.clients.schemes.records import Learner, Lesson, Outcome
 
 
 def learn_from_teacher(lesson: Lesson) -> Outcome:
@@ -46,3 +46,6 @@ def learn_alone(lesson: Lesson, *, log_prior_C: torch.Tensor | None = None) -> O
         log_prior_C=log_prior_C,
     )
     return Outcome(lesson.student, float("nan"), loss)
+
+
+BUILT_IN: dict[str, Learner] = {"teacher": learn_from_teacher, "local": learn_alone}

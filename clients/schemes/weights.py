@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 from fedstill.clients.distil import private_batches
-from fedstill.clients.schemes.records import Lesson, Outcome, Rows
+from fedstill.clients.schemes.records import Learner, Lesson, Outcome, Rows
 from fedstill.common.errors import ExchangeError
 from fedstill.common.training import Batch, fit
 
@@ -77,3 +77,6 @@ def unflatten_weights(model: nn.Module, values_P: np.ndarray) -> None:
             part = np.array(values_P[start : start + value.numel()], np.float32)
             value.copy_(torch.from_numpy(part.reshape(value.shape)))
             start += value.numel()
+
+
+BUILT_IN: dict[str, Learner] = {"weights": learn_weights}

@@ -11,12 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from fedstill.common.codecs.codec import Codec, Logits, Payload
-from fedstill.common.codecs.fp16 import FP16
-from fedstill.common.codecs.fp32 import FP32
-from fedstill.common.codecs.hard import HARD
-from fedstill.common.codecs.int4 import INT4
-from fedstill.common.codecs.lp8 import LP8
-from fedstill.common.registry import Registry, require_kind
+from fedstill.common.registry import Registry, gather, require_kind
 
 
 def _as_codec(found: Any, name: str) -> Codec:
@@ -25,7 +20,10 @@ def _as_codec(found: Any, name: str) -> Codec:
 
 
 CODECS: Registry[Codec] = Registry(
-    "codec", "fedstill.codecs", {codec.name: codec for codec in (FP32, FP16, LP8, INT4, HARD)}, _as_codec
+    "codec",
+    "fedstill.codecs",
+    gather(__name__, first=("fp32", "fp16", "lp8", "int4", "hard")),
+    _as_codec,
 )
 
 

@@ -38,3 +38,5 @@ FP16 = Codec(
     decode=decode_fp16,
     max_payload_bytes=lambda num_samples, num_classes: 2 * num_samples * num_classes,
 )
+
+BUILT_IN = {"fp16": FP16}

@@ -30,3 +30,5 @@ FP32 = Codec(
     decode=decode_fp32,
     max_payload_bytes=lambda num_samples, num_classes: 4 * num_samples * num_classes,
 )
+
+BUILT_IN = {"fp32": FP32}

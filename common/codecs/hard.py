@@ -54,3 +54,5 @@ def decode_hard(payload: Payload, *, num_samples: int, num_classes: int, tempera
 
 
 HARD = Codec(name="hard", encode=encode_hard, decode=decode_hard, max_payload_bytes=_payload_bytes)
+
+BUILT_IN = {"hard": HARD}

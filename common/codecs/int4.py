@@ -63,3 +63,5 @@ INT4 = Codec(
     decode=decode_int4,
     max_payload_bytes=lambda num_samples, num_classes: num_samples * _row_bytes(num_classes),
 )
+
+BUILT_IN = {"int4": INT4}

@@ -65,3 +65,5 @@ LP8 = Codec(
     decode=decode_lp8,
     max_payload_bytes=lambda num_samples, num_classes: _HEADER.size + num_samples * num_classes,
 )
+
+BUILT_IN = {"lp8": LP8}

@@ -14,8 +14,8 @@ class FederationConfig(Section):
 
     scheme: str = Field(
         "teacher",
-        description="what is exchanged: teacher, ensemble, co-teaching, classwise, prototypes, weights or"
-        " local (nothing)",
+        description="name from the scheme registry or module:name: what is exchanged, as teacher (soft"
+        " labels), weights or local (nothing); fedstill list schemes shows all",
     )
     num_nodes: int = Field(8, ge=1, le=100_000, description="nodes of the federation")
     num_rounds: int = Field(3, ge=1, le=10_000, description="upper limit of rounds in which students learn")

@@ -2,37 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
-
-import torch
+from typing import Any
 
 from fedstill.common.errors import unknown_name
-from fedstill.common.losses.attention import attention_distance
-from fedstill.common.losses.dist import relation_distance
-from fedstill.common.losses.dkd import decoupled_divergence
-from fedstill.common.losses.hint import hint_distance
-from fedstill.common.losses.kl import kl_divergence
-from fedstill.common.losses.mse import squared_error
-from fedstill.common.losses.ntd import not_true_divergence
-from fedstill.common.losses.standardised import standardised_divergence
+from fedstill.common.losses.records import DistillLoss, FeatureLoss
 from fedstill.common.modules import is_reference
-from fedstill.common.registry import Registry, require_callable
+from fedstill.common.registry import Registry, gather, require_callable
 
-
-class DistillLoss(Protocol):
-    """Measures how far a student's logits (S, C) are from its teacher's (S, C)."""
-
-    def __call__(
-        self, student_logits_SC: torch.Tensor, teacher_logits_SC: torch.Tensor, /, *, temperature: float
-    ) -> torch.Tensor: ...
-
-
-class FeatureLoss(Protocol):
-    """Measures how far a student's features (S, D) are from its teacher's (S, D)."""
-
-    def __call__(
-        self, student_features_SD: torch.Tensor, teacher_features_SD: torch.Tensor, /
-    ) -> torch.Tensor: ...
+__all__ = [
+    "BESIDE_FEATURES",
+    "FEATURE_LOSSES",
+    "LOSSES",
+    "DistillLoss",
+    "FeatureLoss",
+    "compares_features",
+    "feature_tap",
+    "get_loss",
+]
 
 
 def _as_loss(found: Any, name: str) -> DistillLoss:
@@ -50,14 +36,7 @@ def _as_feature_loss(found: Any, name: str) -> FeatureLoss:
 LOSSES: Registry[DistillLoss] = Registry(
     "distill.loss",
     "fedstill.losses",
-    {
-        "dist": relation_distance,
-        "dkd": decoupled_divergence,
-        "kl": kl_divergence,
-        "mse": squared_error,
-        "ntd": not_true_divergence,
-        "standardised": standardised_divergence,
-    },
+    gather(__name__),
     _as_loss,
 )
 
@@ -65,7 +44,7 @@ LOSSES: Registry[DistillLoss] = Registry(
 FEATURE_LOSSES: Registry[FeatureLoss] = Registry(
     "distill.loss",
     "fedstill.feature_losses",
-    {"attention": attention_distance, "hint": hint_distance},
+    gather(__name__, attribute="BUILT_IN_OF_FEATURES"),
     _as_feature_loss,
 )
 # What compares logits where features are compared too.
@@ -87,8 +66,6 @@ def compares_features(name: str) -> bool:
 
 def feature_tap(name: str) -> str:
     """Says what a loss of features compares: "hint", the last hidden layer, or "attention", maps."""
-    if name in FEATURE_LOSSES.built_in:
-        return name
     return "attention" if getattr(FEATURE_LOSSES[name], "compares", "features") == "maps" else "hint"
 
 

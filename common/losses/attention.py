@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import torch
 
+from fedstill.common.losses.records import FeatureLoss
+from fedstill.common.registry import marked
+
 # A map as faint as this looks nowhere.
 _FAINT = 1e-12
 
 
+@marked(compares="maps")
 def attention_distance(student_map_SP: torch.Tensor, teacher_map_SP: torch.Tensor, /) -> torch.Tensor:
     """Computes ‖Qˢ/‖Qˢ‖ − Qᵗ/‖Qᵗ‖‖², the mean over samples.
 
@@ -45,3 +49,6 @@ def _normalise(map_SP: torch.Tensor) -> torch.Tensor:
     scaled = map_SP / map_SP.detach().amax(dim=1, keepdim=True).clamp_min(_FAINT)
     length: torch.Tensor = torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
     return scaled / length.clamp_min(_FAINT)
+
+
+BUILT_IN_OF_FEATURES: dict[str, FeatureLoss] = {"attention": attention_distance}

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import torch
 
+from fedstill.common.losses.records import DistillLoss
+
 # Spread of probabilities below which float32 holds nothing but rounding.
 _FLAT = 1e-6
 
@@ -49,3 +51,6 @@ def _row_distance(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     related = (spread[:, 0] > _FLAT).to(distance.dtype)
     mean: torch.Tensor = (distance * related).sum() / related.sum().clamp_min(1)
     return mean
+
+
+BUILT_IN: dict[str, DistillLoss] = {"dist": relation_distance}

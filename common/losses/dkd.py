@@ -10,6 +10,7 @@ import torch
 
 from fedstill.common.losses.kl import kl_divergence
 from fedstill.common.losses.ntd import drop_class, not_true_divergence, require_other_classes
+from fedstill.common.losses.records import DistillLoss
 
 
 def decoupled_divergence(
@@ -64,3 +65,6 @@ def _against_the_rest(logits_SC: torch.Tensor, target_S: torch.Tensor) -> torch.
     own_S1 = logits_SC.gather(1, target_S[:, None])
     rest_S1 = drop_class(logits_SC, target_S).logsumexp(dim=1, keepdim=True)
     return torch.cat([own_S1, rest_S1], dim=1)
+
+
+BUILT_IN: dict[str, DistillLoss] = {"dkd": decoupled_divergence}

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import torch
 
+from fedstill.common.losses.records import FeatureLoss
+
 # Features this far apart would overflow when squared long before they could be learned.
 _LARGEST = 1e15
 
@@ -32,3 +34,6 @@ def hint_distance(student_features_SD: torch.Tensor, teacher_features_SD: torch.
     """
     difference = student_features_SD - teacher_features_SD.detach()
     return difference.clamp(-_LARGEST, _LARGEST).square().mean()
+
+
+BUILT_IN_OF_FEATURES: dict[str, FeatureLoss] = {"hint": hint_distance}

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
+from fedstill.common.losses.records import DistillLoss
+
 
 def kl_divergence(
     student_logits_SC: torch.Tensor, teacher_logits_SC: torch.Tensor, /, *, temperature: float
@@ -28,3 +30,6 @@ def kl_divergence(
     student = functional.log_softmax(student_logits_SC / temperature, dim=1)
     teacher = functional.log_softmax(teacher_logits_SC.detach() / temperature, dim=1)
     return functional.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+
+
+BUILT_IN: dict[str, DistillLoss] = {"kl": kl_divergence}

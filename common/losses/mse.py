@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
+from fedstill.common.losses.records import DistillLoss
+
 # Logits this far apart would overflow when squared long before they could be learned;
 # no network's are, so that the loss of real ones is the square itself.
 _LINEAR_FROM = 1e4
@@ -38,3 +40,6 @@ def squared_error(
     del temperature
     huber = functional.huber_loss(student_logits_SC, teacher_logits_SC.detach(), delta=_LINEAR_FROM)
     return 2 * huber
+
+
+BUILT_IN: dict[str, DistillLoss] = {"mse": squared_error}

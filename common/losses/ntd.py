@@ -10,6 +10,7 @@ import torch
 
 from fedstill.common.errors import ConfigError
 from fedstill.common.losses.kl import kl_divergence
+from fedstill.common.losses.records import DistillLoss
 
 
 def not_true_divergence(
@@ -62,3 +63,6 @@ def require_other_classes(loss: str, logits_SC: torch.Tensor) -> None:
             f"distill.loss {loss!r} compares the classes beside the target and needs 3 or more,"
             f" got {logits_SC.shape[1]}; use 'kl'"
         )
+
+
+BUILT_IN: dict[str, DistillLoss] = {"ntd": not_true_divergence}

@@ -11,6 +11,7 @@ import math
 import torch
 
 from fedstill.common.losses.kl import kl_divergence
+from fedstill.common.losses.records import DistillLoss
 
 # Logits closer than this are equal: dividing by a smaller spread would only blow up noise.
 _FLAT = 1e-3
@@ -49,3 +50,6 @@ def _standardise(logits_SC: torch.Tensor) -> torch.Tensor:
     scaled = centred / centred.detach().abs().amax(dim=1, keepdim=True).clamp_min(_FLAT)
     norm: torch.Tensor = torch.linalg.vector_norm(scaled, dim=1, keepdim=True).clamp_min(1)
     return math.sqrt(scaled.shape[1]) * scaled / norm
+
+
+BUILT_IN: dict[str, DistillLoss] = {"standardised": standardised_divergence}

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fedstill.common.partitioners.dirichlet import partition_dirichlet
-from fedstill.common.partitioners.group import partition_by_group
-from fedstill.common.partitioners.iid import partition_iid
 from fedstill.common.partitioners.records import Indices, Partitioner, PartitionOptions, sort_groups
-from fedstill.common.partitioners.shards import partition_shards
-from fedstill.common.registry import Registry, require_callable
+from fedstill.common.registry import Registry, gather, require_callable
 
 __all__ = ["PARTITIONERS", "Indices", "PartitionOptions", "Partitioner", "sort_groups"]
 
@@ -25,11 +21,6 @@ def _as_partitioner(found: Any, name: str) -> Partitioner:
 PARTITIONERS: Registry[Partitioner] = Registry(
     "partitioner",
     "fedstill.partitioners",
-    {
-        "iid": partition_iid,
-        "dirichlet": partition_dirichlet,
-        "shards": partition_shards,
-        "group": partition_by_group,
-    },
+    gather(__name__, first=("iid", "dirichlet", "shards", "group")),
     _as_partitioner,
 )

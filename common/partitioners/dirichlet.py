@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedstill.common.errors import DataError
-from fedstill.common.partitioners.records import Indices, PartitionOptions, check_request
+from fedstill.common.partitioners.records import Indices, Partitioner, PartitionOptions, check_request
 
 # A draw costs microseconds: many are cheap, and strong skew on few samples needs them.
 MAX_DRAWS = 1000
@@ -58,3 +58,6 @@ def partition_dirichlet(
         owners_S[members] = np.repeat(np.arange(num_nodes), sizes_N)
     order = np.argsort(owners_S, kind="stable")
     return np.split(order, np.searchsorted(owners_S[order], np.arange(1, num_nodes)))
+
+
+BUILT_IN: dict[str, Partitioner] = {"dirichlet": partition_dirichlet}

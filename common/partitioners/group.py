@@ -8,7 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedstill.common.errors import DataError
-from fedstill.common.partitioners.records import Indices, PartitionOptions, check_request, sort_groups
+from fedstill.common.partitioners.records import (
+    Indices,
+    Partitioner,
+    PartitionOptions,
+    check_request,
+    sort_groups,
+)
 
 
 def partition_by_group(
@@ -41,3 +47,6 @@ def partition_by_group(
     if len(names) > num_nodes:
         names = [names[index] for index in rng.permutation(len(names))]
     return [np.flatnonzero(np.isin(groups_S, part)) for part in np.array_split(np.array(names), num_nodes)]
+
+
+BUILT_IN: dict[str, Partitioner] = {"group": partition_by_group}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedstill.common.partitioners.records import Indices, PartitionOptions, check_request
+from fedstill.common.partitioners.records import Indices, Partitioner, PartitionOptions, check_request
 
 
 def partition_iid(
@@ -24,3 +24,6 @@ def partition_iid(
     """
     check_request(labels_S, groups_S, num_nodes=num_nodes)
     return [np.sort(part) for part in np.array_split(rng.permutation(len(labels_S)), num_nodes)]
+
+
+BUILT_IN: dict[str, Partitioner] = {"iid": partition_iid}

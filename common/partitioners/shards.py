@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedstill.common.partitioners.records import Indices, PartitionOptions, check_request
+from fedstill.common.partitioners.records import Indices, Partitioner, PartitionOptions, check_request
 
 
 def partition_shards(
@@ -34,3 +34,6 @@ def partition_shards(
     shards = np.array_split(by_label, num_nodes * options.labels_per_node)
     dealt = rng.permutation(len(shards)).reshape(num_nodes, options.labels_per_node)
     return [np.sort(np.concatenate([shards[index] for index in row])) for row in dealt]
+
+
+BUILT_IN: dict[str, Partitioner] = {"shards": partition_shards}

@@ -1,6 +1,6 @@
 """What runs artefacts: a registry, by the name that a manifest gives as its `runtime`.
 
-To add one, write a module with a `Runtime` and enter it here. A runtime whose library
+To add one, write a module with a `Runtime` in its `BUILT_IN`. A runtime whose library
 may be missing imports it inside `open` and raises `ArtefactError` naming the extra.
 """
 
@@ -11,10 +11,7 @@ from typing import Any
 from fedstill.common.compressors.exporters import EXPORTERS
 from fedstill.common.errors import ArtefactError, ConfigError, unknown_name
 from fedstill.common.modules import is_reference
-from fedstill.common.registry import Registry, require_kind
-from fedstill.common.runtimes.executorch_program import EXECUTORCH
-from fedstill.common.runtimes.onnx_graph import ONNX_RUNTIME
-from fedstill.common.runtimes.packed import PACKED_RUNTIME
+from fedstill.common.registry import Registry, gather, require_kind
 from fedstill.common.runtimes.records import Runtime
 
 __all__ = ["RUNTIMES", "Runtime", "get_runtime"]
@@ -28,7 +25,7 @@ def _as_runtime(found: Any, name: str) -> Runtime:
 RUNTIMES: Registry[Runtime] = Registry(
     "runtime",
     "fedstill.runtimes",
-    {"executorch": EXECUTORCH, "onnxruntime": ONNX_RUNTIME, "packed": PACKED_RUNTIME},
+    gather(__name__),
     _as_runtime,
 )
 

@@ -92,3 +92,5 @@ def _silent() -> Iterator[None]:
 
 
 EXECUTORCH = Runtime("ExecuTorch", MODEL_FILE, _open)
+
+BUILT_IN = {"executorch": EXECUTORCH}

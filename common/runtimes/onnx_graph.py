@@ -15,3 +15,5 @@ def _open(files: Mapping[str, bytes], *, num_threads: int, options: Mapping[str,
 
 
 ONNX_RUNTIME = Runtime("ONNX Runtime", MODEL_FILE, _open, lambda files: files[MODEL_FILE])
+
+BUILT_IN = {"onnxruntime": ONNX_RUNTIME}

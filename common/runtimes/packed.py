@@ -20,3 +20,5 @@ def _open(files: Mapping[str, bytes], *, num_threads: int, options: Mapping[str,
 
 
 PACKED_RUNTIME = Runtime("ONNX Runtime, unpacked", PACKED_FILE, _open, _to_graph)
+
+BUILT_IN = {"packed": PACKED_RUNTIME}

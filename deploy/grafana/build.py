@@ -1,14 +1,16 @@
 """Builds the dashboards: `python deploy/grafana/build.py [FOLDER]`.
 
-What it writes is committed, and a test compares.
+What it writes is committed, and a test compares. A metric that neither a panel nor a rule names gets a
+plain panel of its own.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import string
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,14 @@ from grafana_foundation_sdk.models.dashboard import (
     DataSourceRef,
     VariableRefresh,
 )
-from panels import CHOSEN, DASHBOARDS, PanelSpec
+from panels import CHOSEN, DASHBOARDS, PanelSpec, Query
+
+from fedstill.server.metrics import NODE_METRICS, RUN_METRICS, Metric
 
 FOLDER = Path(__file__).parent / "dashboards"
+RULES = ("rules.yml", "alerts.yml")
 SOURCE = DataSourceRef(type_val="prometheus", uid="prometheus")
+UNITS = {"bytes": "bytes", "ratio": "percentunit", "seconds": "s"}
 
 
 def build_dashboard(name: str, panels: Sequence[PanelSpec]) -> str:
@@ -45,6 +51,36 @@ def build_dashboard(name: str, panels: Sequence[PanelSpec]) -> str:
         built = built.with_panel(_panel(panel).id(number))
     plain = json.loads(json.dumps(built.build(), cls=JSONEncoder))
     return json.dumps(_without_none(plain), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def add_missing(dashboards: Mapping[str, Sequence[PanelSpec]]) -> dict[str, list[PanelSpec]]:
+    """Adds a panel for each metric that nothing shows: of a run to `fleet`, of nodes to `node`."""
+    shown = " ".join(
+        query.expr for panels in dashboards.values() for panel in panels for query in panel.queries
+    )
+    shown += "".join((FOLDER.parents[1] / "prometheus" / name).read_text(encoding="utf-8") for name in RULES)
+    added = {name: list(panels) for name, panels in dashboards.items()}
+    for name, metrics, matchers in (
+        ("fleet", RUN_METRICS, "@"),
+        ("node", NODE_METRICS, '@, node_id=~"$node"'),
+    ):
+        for metric in metrics:
+            if metric.kind != "info" and not re.search(rf"{metric.full_name}(_bucket|_sum|_count)?\b", shown):
+                added[name].append(_plain_panel(metric, matchers))
+    return added
+
+
+def _plain_panel(metric: Metric, matchers: str) -> PanelSpec:
+    series = f"{metric.full_name}{{{matchers}}}"
+    if metric.kind == "histogram":
+        rates = [
+            f"rate({metric.full_name}_{part}{{{matchers}}}[$__rate_interval])" for part in ("sum", "count")
+        ]
+        series = " / ".join(rates)
+    unit = UNITS.get(metric.name.rpartition("_")[2], "short")
+    legend = " ".join(f"{{{{{label}}}}}" for label in metric.labels)
+    title = metric.name.replace("_", " ").capitalize()
+    return PanelSpec(title, unit, (Query(series, legend),), text=metric.text)
 
 
 def _without_none(value: Any) -> Any:
@@ -76,7 +112,7 @@ def _panel(spec: PanelSpec) -> timeseries.Panel | stat.Panel | table.Panel:
 def main(folder: Path = FOLDER) -> None:
     """Writes every dashboard into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, panels in DASHBOARDS.items():
+    for name, panels in add_missing(DASHBOARDS).items():
         (folder / f"{name}.json").write_text(build_dashboard(name, panels), encoding="utf-8")
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from fedstill.server.aggregators.aggregator import (
     Aggregated,
+    Aggregator,
     AggregatorOptions,
     Doubles,
     Logits,
@@ -90,3 +91,6 @@ def _project(probability_BNC: Doubles, kept_BN: Mask) -> Doubles:
     direction_BC = np.linalg.eigh(centred_BNC.swapaxes(1, 2) @ centred_BNC).eigenvectors[..., -1]
     projected: Doubles = (centred_BNC @ direction_BC[..., None])[..., 0]
     return projected
+
+
+BUILT_IN: dict[str, Aggregator] = {"cronus": cronus}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from fedstill.common.registry import marked
 from fedstill.server.aggregators.aggregator import (
     Aggregated,
+    Aggregator,
     AggregatorOptions,
     Doubles,
     Logits,
@@ -16,6 +18,7 @@ from fedstill.server.aggregators.aggregator import (
 )
 
 
+@marked(takes_weights=True)
 def mean_logits(logits_NSC: Logits, *, present_NS: Mask, options: AggregatorOptions) -> Aggregated:
     """Averages logits: Σ z_k / n over the n nodes that answered.
 
@@ -39,6 +42,7 @@ def mean_logits(logits_NSC: Logits, *, present_NS: Mask, options: AggregatorOpti
     return aggregate_samples(logits_NSC, present_NS, rule)
 
 
+@marked(takes_weights=True)
 def mean_probability(logits_NSC: Logits, *, present_NS: Mask, options: AggregatorOptions) -> Aggregated:
     """Averages probabilities: p̄ = Σ softmax(z_k) / n over the n nodes that answered.
 
@@ -61,6 +65,7 @@ def mean_probability(logits_NSC: Logits, *, present_NS: Mask, options: Aggregato
     return aggregate_samples(logits_NSC, present_NS, rule)
 
 
+@marked(takes_weights=True)
 def entropy_reduction(logits_NSC: Logits, *, present_NS: Mask, options: AggregatorOptions) -> Aggregated:
     """Sharpens the mean probability: softmax(p̄ / τ).
 
@@ -84,6 +89,7 @@ def entropy_reduction(logits_NSC: Logits, *, present_NS: Mask, options: Aggregat
     return aggregate_samples(logits_NSC, present_NS, rule)
 
 
+@marked(takes_weights=True)
 def enhanced_entropy_reduction(
     logits_NSC: Logits, *, present_NS: Mask, options: AggregatorOptions
 ) -> Aggregated:
@@ -110,3 +116,11 @@ def enhanced_entropy_reduction(
 
 def _log_mean_probability(logits_NBC: Doubles, weights_NB: Doubles) -> Doubles:
     return log_mean(log_softmax(logits_NBC), weights_NB[..., None])
+
+
+BUILT_IN: dict[str, Aggregator] = {
+    "enhanced_era": enhanced_entropy_reduction,
+    "era": entropy_reduction,
+    "mean": mean_logits,
+    "mean_probability": mean_probability,
+}

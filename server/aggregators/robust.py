@@ -13,6 +13,7 @@ import numpy as np
 
 from fedstill.server.aggregators.aggregator import (
     Aggregated,
+    Aggregator,
     AggregatorOptions,
     Doubles,
     Logits,
@@ -129,3 +130,10 @@ def _weiszfeld(logits_NBC: Doubles, present_NB: Mask) -> Doubles:
         moving, centre_BC = moving[moves_B], next_BC[moves_B]
         answers_NB1, probability_NBC = answers_NB1[:, moves_B], probability_NBC[:, moves_B]
     return log_mean(log_NBC, weights_NB1)
+
+
+BUILT_IN: dict[str, Aggregator] = {
+    "geometric_median": geometric_median,
+    "median": median,
+    "trimmed_mean": trimmed_mean,
+}

@@ -10,8 +10,10 @@ import math
 import numpy as np
 
 from fedstill.common.errors import ConfigError
+from fedstill.common.registry import marked
 from fedstill.server.aggregators.aggregator import (
     Aggregated,
+    Aggregator,
     AggregatorOptions,
     Doubles,
     Logits,
@@ -26,6 +28,7 @@ from fedstill.server.aggregators.aggregator import (
 _LEAST_ENTROPY = 0.1
 
 
+@marked(takes_weights=True)
 def confidence_mean(logits_NSC: Logits, *, present_NS: Mask, options: AggregatorOptions) -> Aggregated:
     """Averages probabilities with weights 1 / H(p_k), per sample.
 
@@ -54,6 +57,7 @@ def confidence_mean(logits_NSC: Logits, *, present_NS: Mask, options: Aggregator
     return aggregate_samples(logits_NSC, present_NS, rule)
 
 
+@marked(takes_weights=True)
 def variance_mean(logits_NSC: Logits, *, present_NS: Mask, options: AggregatorOptions) -> Aggregated:
     """Averages logits with weights Var(z_k) over the classes, per sample.
 
@@ -78,6 +82,7 @@ def variance_mean(logits_NSC: Logits, *, present_NS: Mask, options: AggregatorOp
     return aggregate_samples(logits_NSC, present_NS, rule)
 
 
+@marked(takes_weights=True)
 def count_mean(logits_NSC: Logits, *, present_NS: Mask, options: AggregatorOptions) -> Aggregated:
     """Averages probabilities with weights of how many private samples a node learned from.
 
@@ -110,6 +115,7 @@ def count_mean(logits_NSC: Logits, *, present_NS: Mask, options: AggregatorOptio
     return aggregate_samples(logits_NSC, present_NS, rule)
 
 
+@marked(takes_weights=True, needs_class_counts=True)
 def class_count_mean(logits_NSC: Logits, *, present_NS: Mask, options: AggregatorOptions) -> Aggregated:
     """Averages logits with weights of how well a node knows the classes that a sample is likely of.
 
@@ -161,3 +167,11 @@ def _check_counts(name: str, counts: np.ndarray | None, expected: tuple[int, ...
 
 def _or_equal(weights: Doubles, present: Doubles) -> Doubles:
     return np.where(weights.sum(axis=0) > 0, weights, present)
+
+
+BUILT_IN: dict[str, Aggregator] = {
+    "class_count": class_count_mean,
+    "confidence": confidence_mean,
+    "count": count_mean,
+    "variance": variance_mean,
+}

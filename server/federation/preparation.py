@@ -20,7 +20,7 @@ from fedstill.common.models import find_family, measure_input
 from fedstill.common.models.foreign import load_own_teacher
 from fedstill.common.partitioners import PARTITIONERS
 from fedstill.common.training import count_bytes, count_parameters, digest_weights, save_weights
-from fedstill.server.aggregators import TAKES_WEIGHTS, get_aggregator, takes_weights
+from fedstill.server.aggregators import AGGREGATORS, get_aggregator, takes_weights
 from fedstill.server.exchange.encodings import AUTO
 from fedstill.server.exchange.exchange import Exchange
 from fedstill.server.exchange.given_labels import digest_public, raw_public, read_labels
@@ -109,7 +109,7 @@ def check_names(config: Config) -> None:
     ):
         raise ConfigError(
             f"federation.staleness = weigh: the aggregator {config.federation.aggregator} counts every node"
-            f" alike; use one of {', '.join(sorted(TAKES_WEIGHTS))}, or staleness = drop"
+            f" alike; use one of {', '.join(sorted(filter(takes_weights, AGGREGATORS)))}, or staleness = drop"
         )
     if scheme.has_teacher and config.teacher.labels:
         _check_given(config)

@@ -16,11 +16,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.openmetrics.exposition import generate_latest
 
 from fedstill.common.files import write_text_atomically
-from fedstill.server.metrics.catalogue import PERCENTILES, RUN_METRICS, Metric
+from fedstill.server.metrics.catalogue import NODE_METRICS, PERCENTILES, RUN_METRICS, Kind, Metric
 from fedstill.server.metrics.nodes import NodeSeries
 from fedstill.server.run.events import (
     Event,
-    LabelsPublished,
     NodeBudgeted,
     NodeClosed,
     NodeLeft,
@@ -28,14 +27,11 @@ from fedstill.server.run.events import (
     PhaseAdvanced,
     PhaseEnded,
     PhaseStarted,
-    PrivacySpent,
     ReplyDropped,
     RoundClosed,
     RunFinished,
     RunStarted,
-    TeacherReady,
     UploadRefused,
-    Warned,
 )
 
 # Callers choose the names of methods that do not exist; past this many all share one label.
@@ -94,6 +90,7 @@ class RunMetrics:
 
     def __call__(self, event: Event) -> None:
         """Takes one event of the run."""
+        self._observe_told(event)
         metrics = self._metrics
         match event:
             case RunStarted():
@@ -105,24 +102,27 @@ class RunMetrics:
             case PhaseEnded():
                 metrics["phase_active"].labels(event.phase).set(0)
                 metrics["phase_seconds"].labels("coordinator", event.phase).observe(event.seconds)
-            case TeacherReady():
-                metrics["teacher_accuracy_ratio"].set(_or_nan(event.accuracy))
-                metrics["teacher_bytes"].set(_or_nan(event.size_bytes))
-            case LabelsPublished():
-                metrics["label_entropy_nats"].set(event.entropy_nats)
-                metrics["ensemble_teacher_kl_nats"].set(_or_nan(event.ensemble_teacher_kl_nats))
             case NodeReported():
                 self._observe_report(event)
             case RoundClosed():
                 self._observe_round(event)
             case RunFinished():
                 metrics["expected_end_timestamp_seconds"].set(self._clock())
-            case Warned():
-                metrics["warnings"].inc()
-            case PrivacySpent():
-                metrics["privacy_epsilon"].set(event.epsilon)
             case _:
                 self._observe_node(event)
+
+    def _observe_told(self, event: Event) -> None:
+        """Takes over what the event tells as it is."""
+        for metric in RUN_METRICS:
+            if metric.told is not None and isinstance(event, metric.told.event):
+                _take(self._metrics[metric.name], metric.kind, metric.told.read(event))
+        figures = {
+            metric.name.removeprefix("node_"): metric.told.read(event)
+            for metric in NODE_METRICS
+            if metric.told is not None and isinstance(event, metric.told.event)
+        }
+        if isinstance(event, NodeReported | NodeClosed | NodeBudgeted) and figures:
+            self.nodes.update(event.node_id, figures, family=getattr(event, "family", ""))
 
     def _observe_node(self, event: Event) -> None:
         match event:
@@ -130,15 +130,6 @@ class RunMetrics:
                 self._metrics["nodes_dropped"].labels(event.reason).inc()
                 self._num_dropped += event.reason != "late"
                 self.nodes.count(event.node_id, "drops")
-            case NodeClosed():
-                self._metrics["artefact_latency_seconds"].observe(event.latency_seconds_batch1)
-                self.nodes.update(event.node_id, {"latency_seconds": event.latency_seconds_batch1})
-            case NodeBudgeted():
-                budget = {
-                    "budget_bytes": event.artefact_bytes,
-                    "budget_latency_seconds": event.latency_seconds,
-                }
-                self.nodes.update(event.node_id, budget)
             case NodeLeft():
                 self.forget_node(event.node_id)
             case UploadRefused():
@@ -149,14 +140,6 @@ class RunMetrics:
         self._num_rounds = event.num_rounds
         run = {"run_id": event.run_id, "scheme": event.scheme, "dataset": event.dataset}
         self._metrics["run"].info(run)
-        for name, value in (
-            ("nodes", event.num_nodes),
-            ("rounds_limit", event.num_rounds),
-            ("temperature", event.temperature),
-            ("lambda_ratio", event.distill_lambda),
-            ("round_deadline_seconds", event.deadline_seconds),
-        ):
-            self._metrics[name].set(value)
         for name in ("down_bytes", "up_bytes"):
             self._metrics[name].labels(self._codec)
 
@@ -180,10 +163,6 @@ class RunMetrics:
         metrics = self._metrics
         metrics["down_bytes"].labels(self._codec).inc(event.bytes_down)
         metrics["up_bytes"].labels(self._codec).inc(event.bytes_up)
-        metrics["public_sample_bytes"].inc(event.public_sample_bytes)
-        metrics["wire_bytes"].inc(event.wire_bytes)
-        metrics["artefact_bytes"].observe(event.artefact_bytes)
-        metrics["state_resets"].inc(event.state_reset)
         for phase, seconds in event.phase_seconds.items():
             metrics["phase_seconds"].labels("node", phase).observe(seconds)
         self._accuracies[event.node_id] = (event.family, event.accuracy)
@@ -196,19 +175,7 @@ class RunMetrics:
         for name, chosen in (("temperature", event.temperature), ("lambda_ratio", event.distill_lambda)):
             if chosen is not None:
                 self._choices.setdefault(name, []).append(chosen)
-        self.nodes.update(
-            event.node_id,
-            {
-                "accuracy_ratio": event.accuracy,
-                "private_accuracy_ratio": event.private_accuracy,
-                "model_bytes": event.artefact_bytes,
-                "fp32_bytes": event.fp32_bytes,
-                "agreement_ratio": event.agreement_ratio,
-                "last_round": event.round,
-                "last_seen_timestamp_seconds": self._clock(),
-            },
-            family=event.family,
-        )
+        self.nodes.update(event.node_id, {"last_seen_timestamp_seconds": self._clock()}, family=event.family)
 
     def _observe_round(self, event: RoundClosed) -> None:
         metrics = self._metrics
@@ -218,18 +185,12 @@ class RunMetrics:
         metrics["round"].set(event.round)
         metrics["round_end_timestamp_seconds"].set(now)
         metrics["expected_end_timestamp_seconds"].set(now + left * statistics.median(self._round_seconds))
-        metrics["rounds_committed"].inc()
-        metrics["nodes_selected"].inc(event.num_sampled)
-        metrics["nodes_replied"].inc(event.num_replied)
         # Each other node that was not used has told so by an event of its own.
         num_unanswered = max(0, event.num_dropped - self._num_dropped)
         metrics["nodes_dropped"].labels("unanswered").inc(num_unanswered)
         for reason, num_nodes in event.num_rested.items():
             metrics["nodes_rested"].labels(reason).inc(num_nodes)
-        metrics["closed_round_replied_nodes"].set(event.num_replied)
         metrics["closed_round_quorum_nodes"].set(self._num_needed)
-        metrics["fleet_accuracy_mean_ratio"].set(_or_nan(event.accuracy_mean))
-        metrics["fleet_gap_ratio"].set(_or_nan(event.gap))
         for name, chosen in self._choices.items():
             metrics[name].set(statistics.fmean(chosen))
         for name, families in self._losses.items():
@@ -305,5 +266,8 @@ def _declare(metric: Metric, registry: CollectorRegistry) -> Any:
     return gauge
 
 
-def _or_nan(value: float | None) -> float:
-    return math.nan if value is None else value
+def _take(metric: Any, kind: Kind, value: float | None) -> None:
+    if kind == "gauge":
+        metric.set(math.nan if value is None else value)
+    elif value is not None:
+        (metric.inc if kind == "counter" else metric.observe)(value)

@@ -6,13 +6,8 @@ from typing import Any
 
 from fedstill.common.errors import ConfigError
 from fedstill.common.modules import is_reference
-from fedstill.common.registry import Registry, require_kind
-from fedstill.server.schemes.classwise import average_class_means
-from fedstill.server.schemes.co_teaching import refine_teacher
-from fedstill.server.schemes.ensemble import publish_ensemble
-from fedstill.server.schemes.prototypes import average_prototypes
+from fedstill.common.registry import Registry, gather, require_kind
 from fedstill.server.schemes.records import Contribution, Scheme
-from fedstill.server.schemes.weights import average_weights
 
 __all__ = ["SCHEMES", "Contribution", "Scheme", "get_scheme"]
 
@@ -27,21 +22,10 @@ def _as_scheme(found: Any, name: str) -> Scheme:
 SCHEMES: Registry[Scheme] = Registry(
     "federation.scheme",
     "fedstill.schemes",
-    {
-        "teacher": Scheme(has_teacher=True, uses_public=True),
-        "ensemble": Scheme(uses_public=True, conclude=publish_ensemble, rows="public"),
-        "co-teaching": Scheme(has_teacher=True, uses_public=True, conclude=refine_teacher, rows="public"),
-        "classwise": Scheme(conclude=average_class_means, rows="classes"),
-        "prototypes": Scheme(conclude=average_prototypes, rows="features", shares="features of one width"),
-        "weights": Scheme(
-            conclude=average_weights,
-            rows="weights",
-            shares="weights of one shape",
-            begins_together=True,
-            takes_over=True,
-        ),
-        "local": Scheme(is_alone=True),
-    },
+    gather(
+        __name__,
+        first=("teacher", "ensemble", "co-teaching", "classwise", "prototypes", "weights", "local"),
+    ),
     _as_scheme,
 )
 

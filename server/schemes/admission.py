@@ -10,7 +10,7 @@ from fedstill.server.aggregators import needs_class_counts
 from fedstill.server.aggregators.admission import check_upload
 from fedstill.server.exchange.exchange import Exchange
 from fedstill.server.labels import UploadStore
-from fedstill.server.schemes import Contribution, Scheme
+from fedstill.server.schemes.records import Contribution, Scheme
 
 MAX_FEATURES = 65_536
 

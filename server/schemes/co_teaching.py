@@ -33,7 +33,7 @@ from fedstill.server.exchange.teacher import Teacher, find_hits, label_samples, 
 from fedstill.server.figures.labels import measure_divergence
 from fedstill.server.run.records import ConclusionRecord
 from fedstill.server.schemes.ensemble import aggregate_logits
-from fedstill.server.schemes.records import Contribution
+from fedstill.server.schemes.records import Contribution, Scheme
 
 # Passes over the public set in each round, no fewer steps than it takes to change a trained model at all;
 # the ensemble's weight against the server's own labels, and its temperature. Found on Fashion-MNIST's
@@ -132,3 +132,6 @@ def _relabel(exchange: Exchange, teacher: Teacher) -> None:
     )
     exchange.publish_labels(logits_SC, origin=digest_weights(teacher.model))
     publish_hints(exchange, teacher.model)
+
+
+BUILT_IN = {"co-teaching": Scheme(has_teacher=True, uses_public=True, conclude=refine_teacher, rows="public")}

@@ -13,7 +13,7 @@ import numpy as np
 from fedstill.common.errors import RunError
 from fedstill.server.aggregators import AggregatorOptions, get_aggregator
 from fedstill.server.exchange.exchange import Exchange
-from fedstill.server.schemes.records import Contribution
+from fedstill.server.schemes.records import Contribution, Scheme
 
 
 def publish_ensemble(exchange: Exchange, contributions: list[Contribution]) -> None:
@@ -73,3 +73,6 @@ def digest_ensemble(contributions: list[Contribution], logits_SC: np.ndarray) ->
         digest.update(np.ascontiguousarray(contribution.values).tobytes())
     digest.update(np.ascontiguousarray(logits_SC).tobytes())
     return digest.hexdigest()
+
+
+BUILT_IN = {"ensemble": Scheme(uses_public=True, conclude=publish_ensemble, rows="public")}

@@ -9,7 +9,7 @@ import numpy as np
 
 from fedstill.common.errors import ConfigError
 from fedstill.server.exchange.exchange import Exchange
-from fedstill.server.schemes.records import Contribution
+from fedstill.server.schemes.records import Contribution, Scheme
 
 
 def average_prototypes(exchange: Exchange, contributions: list[Contribution]) -> None:
@@ -34,3 +34,8 @@ def average_prototypes(exchange: Exchange, contributions: list[Contribution]) ->
 
 def _size(item: tuple[str, int]) -> int:
     return item[1]
+
+
+BUILT_IN = {
+    "prototypes": Scheme(conclude=average_prototypes, rows="features", shares="features of one width")
+}

@@ -10,7 +10,7 @@ from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 
 from fedstill.server.exchange.exchange import Exchange
-from fedstill.server.schemes.records import Contribution
+from fedstill.server.schemes.records import Contribution, Scheme
 
 
 def average_weights(exchange: Exchange, contributions: list[Contribution]) -> None:
@@ -29,3 +29,14 @@ def average_weights(exchange: Exchange, contributions: list[Contribution]) -> No
     average = aggregate_arrayrecords(records, "num_samples")["row"].numpy()
     counts = sum(int(contribution.counts_R.sum()) for contribution in contributions)
     exchange.publish_rows(average[None, :], np.array([counts]))
+
+
+BUILT_IN = {
+    "weights": Scheme(
+        conclude=average_weights,
+        rows="weights",
+        shares="weights of one shape",
+        begins_together=True,
+        takes_over=True,
+    )
+}

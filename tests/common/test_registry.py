@@ -16,7 +16,7 @@ from fedstill.common.losses import FEATURE_LOSSES, LOSSES, get_loss
 from fedstill.common.models import MODELS
 from fedstill.common.modules import looking_in
 from fedstill.common.partitioners import PARTITIONERS
-from fedstill.common.registry import Deferred, Registry, require_callable
+from fedstill.common.registry import Deferred, Registry, gather, marked, require_callable
 from fedstill.common.runtimes import RUNTIMES
 from fedstill.server.aggregators import AGGREGATORS
 from fedstill.server.schemes import SCHEMES
@@ -217,3 +217,43 @@ def test_code_of_the_users_own_has_a_digest(make_registry, tmp_path: Path, monke
     path.write_text("def blue():\n    return 1\n")
     assert registry.digest_code("red") == ""
     assert len({before, registry.digest_code("reg_code:blue"), ""}) == 3
+
+
+@pytest.fixture
+def make_package(site: Path):
+    def make(name: str, **modules: str) -> str:
+        (site / name).mkdir()
+        for module, text in {"__init__": "", **modules}.items():
+            (site / name / f"{module}.py").write_text(text)
+        __import__(name)
+        return name
+
+    return make
+
+
+def test_what_comes_with_us_is_found_in_the_modules_that_define_it(make_package):
+    package = make_package(
+        "paints", warm="BUILT_IN = {'red': 1, 'amber': 2}", cold="BUILT_IN = {'blue': 3}", x=""
+    )
+    assert list(gather(package).items()) == [("amber", 2), ("blue", 3), ("red", 1)]
+
+
+def test_names_that_come_first_keep_their_order(make_package):
+    package = make_package(
+        "dyes", one="OTHERS = {'red': 1, 'amber': 2, 'blue': 3}", two="BUILT_IN = {'grey': 4}"
+    )
+    assert list(gather(package, attribute="OTHERS", first=("red", "blue"))) == ["red", "blue", "amber"]
+
+
+def test_a_name_of_ours_that_two_modules_give_is_refused(make_package):
+    package = make_package("inks", one="BUILT_IN = {'red': 1}", two="BUILT_IN = {'red': 2}")
+    with pytest.raises(AssertionError, match=r"inks\.two gives a name of BUILT_IN twice"):
+        gather(package)
+
+
+def test_a_mark_is_an_attribute_of_the_function():
+    @marked(compares="maps", takes_weights=True)
+    def compare():
+        return 3
+
+    assert (compare(), compare.compares, compare.takes_weights) == (3, "maps", True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import subprocess
@@ -60,6 +61,21 @@ def test_every_exported_metric_is_on_a_dashboard_or_in_a_rule() -> None:
     named |= {name.removesuffix("_bucket") for name in named}
 
     assert {metric.full_name for metric in CATALOGUE} - named == set()
+
+
+def test_a_metric_that_nothing_shows_gets_a_panel_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(GRAFANA)
+    add_missing = importlib.import_module("build").add_missing
+
+    added = add_missing({"fleet": [], "node": []})
+    shown = {query.full_expr for panels in added.values() for panel in panels for query in panel.queries}
+    count = 'fedstill_grpc_call_seconds_count{instance=~"$instance"}'
+    assert 'fedstill_temperature{instance=~"$instance"}' in shown
+    assert 'fedstill_node_fp32_bytes{instance=~"$instance", node_id=~"$node"}' in shown
+    assert any(expr.endswith(f" / rate({count}[$__rate_interval])") for expr in shown)
+
+    again = add_missing(added)
+    assert again == added
 
 
 def test_provisioning_points_at_the_data_source_of_the_panels() -> None:

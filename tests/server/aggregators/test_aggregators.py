@@ -9,10 +9,10 @@ from hypothesis.extra import numpy as hnp
 from fedstill.common.errors import ConfigError
 from fedstill.server.aggregators import (
     AGGREGATORS,
-    TAKES_WEIGHTS,
     AggregatorOptions,
     aggregator,
     get_aggregator,
+    takes_weights,
 )
 from tests.server.aggregators.ensembles import aggregate, counts_for, draw_logits, every_aggregator, softmax
 
@@ -239,7 +239,7 @@ def spread_logits(seed, num_nodes=3):
     return np.random.default_rng(seed).normal(0, 3, (num_nodes, 7, 4)).astype(np.float32)
 
 
-@pytest.mark.parametrize("name", sorted(TAKES_WEIGHTS))
+@pytest.mark.parametrize("name", sorted(filter(takes_weights, AGGREGATORS)))
 def test_a_node_of_weight_2_counts_as_two_nodes(name):
     logits = spread_logits(1)
     counts = np.ones(3)

@@ -18,6 +18,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 
 from fedstill.server.metrics import (
     CATALOGUE,
+    NODE_METRICS,
+    RUN_METRICS,
     MetricsEndpoint,
     RunMetrics,
     render_table,
@@ -25,6 +27,7 @@ from fedstill.server.metrics import (
     watch_certificates,
     watch_run_folder,
 )
+from fedstill.server.run.events import TeacherReady
 from fedstill.server.run.state import STATE_FILE
 from tests.server.metered_run import get, play_run, samples
 
@@ -73,6 +76,21 @@ def test_aggregates_follow_the_events(metrics: RunMetrics, endpoint: MetricsEndp
         ("fedstill_warnings_total", ()): 1,
     }
     assert {key: found.get(key) for key in expected} == expected
+
+
+def test_what_an_event_tells_has_the_labels_that_the_event_gives() -> None:
+    told = [metric for metric in CATALOGUE if metric.told is not None]
+
+    assert len(told) > 25
+    assert {metric.labels for metric in told if metric in RUN_METRICS} == {()}
+    assert {metric.labels for metric in told if metric in NODE_METRICS} == {("node_id", "family")}
+
+
+def test_what_an_event_does_not_know_is_nan_again(metrics: RunMetrics) -> None:
+    metrics(TeacherReady(0.9, 0.9, 10, 40))
+    metrics(TeacherReady(None, None, None, None))
+
+    assert math.isnan(metrics.registry.get_sample_value("fedstill_teacher_bytes") or 0)
 
 
 def test_accuracy_is_not_zero_before_it_is_known(metrics: RunMetrics, endpoint: MetricsEndpoint) -> None:
