@@ -12,7 +12,12 @@ small table, cut into as many parts as there are nodes. It prints for each size:
 
 None should grow with the size.
 
-SEEN
+Seen on two cores with little else to do, at 1,000, 10,000 and 100,000 nodes: introduction .77, .56 and .51
+ms a node on LocalGrid and 1.19, .52 and .43 on Ray (the start of two actors stands in the first); the last
+round 3.3, 3.4 and 4.5 s, and 1.7, 1.9 and 3.2: writing 99 MB of state is what grows, some 13 microseconds
+an idle node and round; closing 3.4, 3.6 and 3.9 s, and 4.4, 5.4 and 5.8. State .99 kB and memory 9 kB a
+node. Before, when each answer was looked up among all that was owed: 1.15 ms at 20,000 and 2.6 at 100,000
+on Ray; on LocalGrid 6,411 of 20,000 came within 60 s.
 """
 
 from __future__ import annotations

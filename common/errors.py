@@ -60,6 +60,10 @@ class DigestError(ExchangeError):
     """Bytes that are not those that were announced."""
 
 
+class BusyError(ExchangeError):
+    """A service that has no room for one more call of this node."""
+
+
 class AccessError(ExchangeError):
     """A certificate, an identity or a right that is missing or refused."""
 

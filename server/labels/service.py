@@ -20,6 +20,7 @@ from fedstill.common.arrays import DIGEST_BYTES, MAX_FRAME_BYTES, MAX_MESSAGE_BY
 from fedstill.common.certificates import is_loopback
 from fedstill.common.errors import (
     AccessError,
+    BusyError,
     DigestError,
     ExchangeError,
     NonFiniteError,
@@ -29,6 +30,7 @@ from fedstill.common.errors import (
 from fedstill.protos.fedstill.v1 import labels_pb2
 from fedstill.server.labels.access import Doorkeeper
 from fedstill.server.labels.array_uploads import AllowArray, UploadStore
+from fedstill.server.labels.rations import Pulse, Rations
 from fedstill.server.labels.store import LabelStore
 from fedstill.server.labels.transport import ServerCertificates
 from fedstill.server.labels.uploads import receive_upload
@@ -57,6 +59,7 @@ _CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (UsageError, grpc.StatusCode.INVALID_ARGUMENT),
     (AccessError, grpc.StatusCode.PERMISSION_DENIED),
     (DigestError, grpc.StatusCode.DATA_LOSS),
+    (BusyError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (ExchangeError, grpc.StatusCode.INVALID_ARGUMENT),
     (OSError, grpc.StatusCode.RESOURCE_EXHAUSTED),
 )
@@ -81,6 +84,7 @@ class _Tally:
     num_bytes = 0
     caller = ""
     node_id = ""
+    pulse: Pulse
 
 
 class LabelService:
@@ -130,6 +134,7 @@ class LabelService:
         self._on_call = on_call
         self._on_refuse = on_refuse
         self._server: grpc.Server | None = None
+        self._rations = Rations()
 
     @property
     def address(self) -> str:
@@ -159,6 +164,7 @@ class LabelService:
                 self._port = server.add_secure_port(self.address, self._door.certificates.credentials())
         except RuntimeError as error:
             raise _not_bindable(self._bare_host, self._port, str(error)) from None
+        self._rations.start()
         server.start()
         self._server = server
 
@@ -178,6 +184,7 @@ class LabelService:
         if self._server is not None:
             self._server.stop(grace).wait()
             self._server = None
+            self._rations.stop()
 
     def wait(self) -> None:
         """Blocks until the service is stopped."""
@@ -254,6 +261,7 @@ class LabelService:
                 raise UsageError(f"start_chunk: expected below {array.num_chunks}, got {request.start_chunk}")
             for index in range(request.start_chunk, array.num_chunks):
                 message = array.message(index)
+                tally.pulse.beat()
                 tally.num_bytes += len(message)
                 yield message
 
@@ -261,13 +269,14 @@ class LabelService:
         self, requests: Iterator[labels_pb2.UploadArtefactRequest], context: grpc.ServicerContext
     ) -> labels_pb2.UploadArtefactResponse:
         with self._counted("UploadArtefact", context) as tally:
+            self._door.check_fetch(tally.caller)  # who does not belong here is not read at all
 
             def allow(header: labels_pb2.UploadHeader) -> None:
                 tally.node_id = header.node_id
                 self._door.check_upload(tally.caller, node_id=header.node_id, nonce=header.nonce)
 
             num_bytes = receive_upload(
-                requests, uploads_dir=self._uploads_dir, run_id=self._run_id, allow=allow
+                tally.pulse.follow(requests), uploads_dir=self._uploads_dir, run_id=self._run_id, allow=allow
             )
             tally.num_bytes = num_bytes
             return labels_pb2.UploadArtefactResponse(num_bytes=num_bytes)
@@ -276,8 +285,11 @@ class LabelService:
         self, requests: Iterator[labels_pb2.UploadLabelsRequest], context: grpc.ServicerContext
     ) -> labels_pb2.UploadLabelsResponse:
         with self._counted("UploadLabels", context) as tally:
+            self._door.check_fetch(tally.caller)
             complete = self._uploads.receive(
-                _weighed(requests, tally), run_id=self._run_id, allow=self._allow_array(tally)
+                _weighed(tally.pulse.follow(requests), tally),
+                run_id=self._run_id,
+                allow=self._allow_array(tally),
             )
             if not complete and not context.is_active():
                 raise ExchangeError("the stream broke off")
@@ -309,14 +321,17 @@ class LabelService:
         code = grpc.StatusCode.OK
         try:
             tally.caller = tally.node_id = self._door.identify(context)
-            yield tally
+            with self._rations.admit(tally.caller, context) as tally.pulse:
+                yield tally
         except GeneratorExit:
             code = grpc.StatusCode.CANCELLED
             raise
         except Exception as error:
             code = _code_of(error, context)
             if code is not grpc.StatusCode.CANCELLED:
-                if self._on_refuse is not None and method in _UPLOADS:
+                # Refusals for want of room come by the hundred: they are counted, not told one by one.
+                is_told = method in _UPLOADS and not isinstance(error, BusyError)
+                if self._on_refuse is not None and is_told:
                     reason = next((name for kind, name in _REASONS if isinstance(error, kind)), "internal")
                     self._on_refuse(UploadRefused(tally.node_id, reason, str(error)))
                 _refuse(error, code, method, context)
@@ -367,5 +382,6 @@ def _refuse(error: Exception, code: grpc.StatusCode, method: str, context: grpc.
     if code is grpc.StatusCode.INTERNAL:
         _log.error("%s from %s failed", method, context.peer(), exc_info=error)
         context.abort(code, f"{method} failed inside the label service; its log says why")
-    _log.warning("%s from %s refused: %s", method, context.peer(), error)
+    level = logging.DEBUG if isinstance(error, BusyError) else logging.WARNING
+    _log.log(level, "%s from %s refused: %s", method, context.peer(), error)
     context.abort(code, str(error))
