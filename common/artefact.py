@@ -20,7 +20,7 @@ from typing import Any
 from fedstill.common.datasets import RAW_TASKS
 from fedstill.common.encoders import Encoder, encoder_from_json
 from fedstill.common.errors import ArtefactError, DataError
-from fedstill.common.files import write_bytes_atomically, write_text_atomically
+from fedstill.common.files import read_regular_file, write_bytes_atomically, write_text_atomically
 from fedstill.common.inference import Predictor
 from fedstill.common.runtimes import Runtime, get_runtime
 from fedstill.common.runtimes.onnx_graph import MODEL_FILE
@@ -29,6 +29,8 @@ FORMAT = 1
 MANIFEST_FILE = "manifest.json"
 ENCODER_FILE = "encoder.json"
 DEFAULT_RUNTIME = "onnxruntime"
+# Far beyond what a device holds; a manifest is a page of text.
+MAX_FILE_BYTES, MAX_MANIFEST_BYTES = 2**30, 2**24
 _DTYPES = ("uint8", "int16", "float32")
 # What a manifest may set of a session: nothing that loads code or other files.
 _OPTIONS = {"session.disable_quant_qdq"}
@@ -193,7 +195,7 @@ def read_files(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
     files = {}
     for name, entry in manifest["files"].items():
         try:
-            content = (folder / name).read_bytes()
+            content = read_regular_file(folder / name, max_bytes=MAX_FILE_BYTES)
         except OSError as error:
             raise _incomplete(error) from None
         if hashlib.sha256(content).hexdigest() != entry["sha256"]:
@@ -242,7 +244,7 @@ def _incomplete(error: OSError) -> ArtefactError:
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST_FILE
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = json.loads(read_regular_file(path, max_bytes=MAX_MANIFEST_BYTES))
     except OSError as error:
         raise _incomplete(error) from None
     except (ValueError, RecursionError) as error:

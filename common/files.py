@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,3 +55,26 @@ def write_bytes_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> 
 def write_text_atomically(path: Path, content: str, *, mode: int = 0o644) -> None:
     """Writes a whole UTF-8 text file at once."""
     write_bytes_atomically(path, content.encode(), mode=mode)
+
+
+def read_regular_file(path: Path, *, max_bytes: int) -> bytes:
+    """Reads a file of a folder that somebody else may have filled.
+
+    Args:
+        path: The file; a link is not followed, and a pipe or a device not opened for waiting.
+        max_bytes: The most that is read.
+
+    Returns:
+        Its content.
+
+    Raises:
+        OSError: It is not there, no regular file, or larger.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(handle, "rb") as file:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        if status.st_size > max_bytes:
+            raise OSError(errno.EFBIG, f"it is larger than {max_bytes:,} bytes", str(path))
+        return file.read(max_bytes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from fedstill.server.analysis.resemblance import compare_models
 from fedstill.server.federation.closing import close_run, release_nodes
 from fedstill.server.federation.preparation import Prepared, Run, judge_teacher
 from fedstill.server.federation.summarise import write_summary
+from fedstill.server.labels.array_uploads import UPLOADS_DIR
 from fedstill.server.report import write_report
 from fedstill.server.rounds.parts import Federation
 from fedstill.server.run.events import RunFinished, timed_phase
@@ -33,6 +35,7 @@ def end_run(
         close_run(grid, federation)
         run.state.is_closed = True
         commit()
+    shutil.rmtree(run.run_dir / UPLOADS_DIR, ignore_errors=True)  # all is aggregated
     with timed_phase(run.observe, "report"):
         _sum_up(run, prepared)
         report_path = write_report(run.run_dir)

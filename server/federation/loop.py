@@ -10,7 +10,7 @@ from fedstill.server.exchange.exchange import Exchange
 from fedstill.server.exchange.publication import Publication
 from fedstill.server.federation.preparation import Run, judge_teacher
 from fedstill.server.figures.labels import measure_entropy
-from fedstill.server.labels import UploadStore
+from fedstill.server.labels.array_uploads import UPLOADS_DIR, UploadStore
 from fedstill.server.rounds.answers import Receive
 from fedstill.server.rounds.ledger import Conclude
 from fedstill.server.rounds.parts import Federation
@@ -38,7 +38,7 @@ def make_loop(
     scheme = federation.scheme
     conclude_scheme = scheme.conclude
     assert conclude_scheme is not None
-    uploads = UploadStore(run.run_dir / "uploads")
+    uploads = UploadStore(run.run_dir / UPLOADS_DIR)
 
     def receive(response: fleet_pb2.TaskResponse) -> Contribution:
         num_train_samples = run.state.nodes[response.node_id].num_train_samples

@@ -10,8 +10,10 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 from google.protobuf.message import Message as ProtoMessage
 
+from fedstill.common.errors import ExchangeError
 from fedstill.common.wire import unpack
 from fedstill.protos.fedstill.v1 import fleet_pb2
+from fedstill.server.fleet.claims import check_claims
 from fedstill.server.fleet.mailbox import collect, explain_error, send
 from fedstill.server.fleet.reception import Reception
 from fedstill.server.fleet.roster import Roster
@@ -101,15 +103,21 @@ class Fleet:
             message_type: Flower's message type, as "evaluate".
             round_number: Last round, for the record of what is dropped.
             deadline_seconds: Longest wait.
-            on_answer: Told of each good answer; errors go to `on_drop`.
+            on_answer: Told of each good answer; may raise `ExchangeError` for one that does not fit. Errors
+                and what does not fit go to `on_drop`.
         """
 
         def take(flower_id: int, reply: Message) -> None:
+            name = self.roster.name(flower_id)
             if reply.has_error():
-                reason, text = explain_error(reply)
-                self.roster.drop(ReplyDropped(round_number, self.roster.name(flower_id), reason, text))
-            else:
-                on_answer(self.roster.name(flower_id), unpack(reply.content, kind))
+                self.roster.drop(ReplyDropped(round_number, name, *explain_error(reply)))
+                return
+            try:
+                answer = unpack(reply.content, kind)
+                check_claims(answer)
+                on_answer(name, answer)
+            except ExchangeError as error:
+                self.roster.drop(ReplyDropped(round_number, name, "refused", str(error)))
 
         addressed = {self.roster.flower_ids[node_id]: request for node_id, request in requests.items()}
         sent = send(

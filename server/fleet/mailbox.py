@@ -13,6 +13,7 @@ from google.protobuf.message import Message as ProtoMessage
 
 from fedstill.common.wire import pack, unpack
 from fedstill.protos.fedstill.v1 import fleet_pb2
+from fedstill.server.fleet.claims import check_claims
 
 POLL_SECONDS = 0.05
 # What an error is for us; all others are the app's own.
@@ -159,7 +160,7 @@ def read_answer(reply: Message, *, run_id: str, round_number: int, node_id: str)
 
     Raises:
         UnusedReplyError: An error, or the answer to another task or of another node.
-        ExchangeError: Something else than an answer.
+        ExchangeError: Something else than an answer, or one that claims what cannot be.
     """
     if reply.has_error():
         raise UnusedReplyError(*explain_error(reply))
@@ -168,4 +169,5 @@ def read_answer(reply: Message, *, run_id: str, round_number: int, node_id: str)
         raise UnusedReplyError("late", f"answers round {response.round} of run {response.run_id}")
     if response.node_id != node_id:
         raise UnusedReplyError("refused", f"answers as {response.node_id}")
+    check_claims(response)
     return response

@@ -17,6 +17,7 @@ import fedstill
 from fedstill.common.errors import AccessError, ExchangeError, RunError
 from fedstill.common.wire import unpack
 from fedstill.protos.fedstill.v1 import fleet_pb2
+from fedstill.server.fleet.claims import check_claims
 from fedstill.server.fleet.mailbox import collect, explain_error, send
 from fedstill.server.fleet.roster import Roster
 from fedstill.server.run.events import ReplyDropped
@@ -150,6 +151,7 @@ class Reception:
             return
         try:
             hello = unpack(reply.content, fleet_pb2.HelloResponse)
+            check_claims(hello)
             if roster.guard is not None:
                 roster.guard.admit(hello, self._nonces[flower_id])
         except AccessError as error:  # a stranger: the one who belongs here may still come

@@ -41,6 +41,8 @@ from fedstill.server.labels.uploads import MAX_UPLOAD_BYTES, check_name, check_s
 
 AllowArray = Callable[[labels_pb2.UploadLabelsHeader | labels_pb2.GetUploadRequest], None]
 
+UPLOADS_DIR = "uploads"
+"""Of a run folder; what nodes sent in the rounds that are open."""
 _MANIFEST = "manifest.pb"
 _PAYLOADS = "payloads.bin"
 _ROUND = re.compile(r"round-(\d+)")

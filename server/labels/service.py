@@ -29,7 +29,7 @@ from fedstill.common.errors import (
 )
 from fedstill.protos.fedstill.v1 import labels_pb2
 from fedstill.server.labels.access import Doorkeeper
-from fedstill.server.labels.array_uploads import AllowArray, UploadStore
+from fedstill.server.labels.array_uploads import UPLOADS_DIR, AllowArray, UploadStore
 from fedstill.server.labels.rations import Pulse, Rations
 from fedstill.server.labels.store import LabelStore
 from fedstill.server.labels.transport import ServerCertificates
@@ -126,7 +126,7 @@ class LabelService:
         self._host = f"[{host}]" if ":" in host else host
         self._port = port
         self._uploads_dir = uploads_dir
-        self._uploads = UploadStore(arrays_dir or uploads_dir.parent / "uploads")
+        self._uploads = UploadStore(arrays_dir or uploads_dir.parent / UPLOADS_DIR)
         self._run_id = run_id
         self._certificates_dir = certificates_dir
         self._allow_insecure = allow_insecure

@@ -202,7 +202,7 @@ def read_rounds(run_dir: Path, state: FederationState) -> Iterator[RoundRecord]:
 
 @contextmanager
 def hold_folder(folder: Path, *, option: str = "--run-dir") -> Iterator[None]:
-    """Makes the folder where it lacks, and keeps every other coordinator out of it.
+    """Makes the folder where it lacks, its owner's alone, and keeps every other coordinator out of it.
 
     Args:
         folder: A run folder, or the home of a deployment's coordinator.
@@ -211,7 +211,7 @@ def hold_folder(folder: Path, *, option: str = "--run-dir") -> Iterator[None]:
     Raises:
         UsageError: Another coordinator works in it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # what nodes sent is nobody else's to read
     with (folder / LOCK_FILE).open("ab+", buffering=0) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pytest
@@ -86,6 +87,22 @@ def test_one_flipped_bit_of_the_model_is_refused(artefact_dir):
     content[len(content) // 2] ^= 1
     (artefact_dir / "model.onnx").write_bytes(content)
     with pytest.raises(ArtefactError, match=r"model.onnx is truncated or altered"):
+        read_artefact(artefact_dir)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "model.onnx"])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_what_is_no_regular_file_is_refused_at_once(artefact_dir, name, make):
+    (artefact_dir / name).unlink()
+    make(artefact_dir / name)
+    with pytest.raises(ArtefactError, match=r"no regular file|symbolic link|Is a directory"):
+        read_artefact(artefact_dir)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "model.onnx"])
+def test_a_file_without_end_is_not_read(artefact_dir, name):
+    os.truncate(artefact_dir / name, 2**40)  # sparse: it takes no room on the disk
+    with pytest.raises(ArtefactError, match=r"it is larger than [\d,]+ bytes"):
         read_artefact(artefact_dir)
 
 

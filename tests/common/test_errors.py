@@ -12,6 +12,7 @@ TREE = [
     (errors.CheckpointError, errors.UsageError, 2),
     (errors.ExchangeError, errors.FedStillError, 1),
     (errors.DigestError, errors.ExchangeError, 1),
+    (errors.BusyError, errors.ExchangeError, 1),
     (errors.AccessError, errors.ExchangeError, 1),
     (errors.NonFiniteError, errors.ExchangeError, 1),
     (errors.NotPublishedError, errors.ExchangeError, 1),

@@ -66,6 +66,11 @@ def test_a_folder_is_held_by_one_at_a_time(tmp_path: Path) -> None:
         pass
 
 
+def test_a_run_folder_is_its_owners_alone(tmp_path: Path) -> None:
+    with open_run(Config(), run_dir=tmp_path / "runs" / "one", resume=False) as (folder, _):
+        assert folder.stat().st_mode & 0o777 == 0o700
+
+
 def test_sweeping_leaves_what_has_a_name(tmp_path: Path) -> None:
     state = a_state()
     commit_state(state, tmp_path)
