@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import struct
 import zlib
@@ -13,6 +14,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from torch import nn
 
 from fedstill.common.artefact import read_graph, write_artefact
 from fedstill.common.compressors.quantisers import quantised_weights
@@ -34,6 +36,7 @@ from fedstill.server.labels import LabelStore
 from fedstill.server.run.state import FederationState, NodeState
 
 NODES = ("node-0000", "node-0001")
+CONFIG = load_config(overrides=["student.model=mlp-small", "monitoring.quality_nodes=2"])
 
 
 def write_graph(folder: Path, content: bytes) -> None:
@@ -41,22 +44,32 @@ def write_graph(folder: Path, content: bytes) -> None:
     write_artefact(folder, {"model.onnx": content}, {"input": takes, "classes": ["0", "1"]})
 
 
+@pytest.fixture(scope="module")
+def students() -> list[tuple[nn.Module, bytes]]:
+    """A student of each node, and its graph."""
+    dataset = load_dataset(CONFIG.data, seed=0)
+    spec = measure_input(dataset.x_train, task=dataset.task, layout=dataset.layout, scale=dataset.scale)
+    made = []
+    for seed in range(len(NODES)):
+        with deterministic(seed, num_threads=1):
+            model = build_model("mlp-small", spec, num_classes=10).eval()
+        made.append((model, trace_model(model, spec).SerializeToString()))
+    return made
+
+
 @pytest.fixture
-def run(tmp_path: Path) -> SimpleNamespace:
+def run(tmp_path: Path, students: list[tuple[nn.Module, bytes]]) -> SimpleNamespace:
     """A run folder whose teacher is the first node's student, uncompressed; the second is another."""
-    config = load_config(overrides=["student.model=mlp-small", "monitoring.quality_nodes=2"])
+    config = CONFIG
     dataset = load_dataset(config.data, seed=0)
     splits = split_dataset(dataset, data=config.data, federation=config.federation, seed=0)
     spec = measure_input(dataset.x_train, task=dataset.task, layout=dataset.layout, scale=dataset.scale)
-    models = []
-    for seed, node_id in enumerate(NODES):
-        with deterministic(seed, num_threads=1):
-            model = build_model("mlp-small", spec, num_classes=10).eval()
+    models = [copy.deepcopy(model) for model, _ in students]
+    for node_id, (model, graph) in zip(NODES, students, strict=True):
         folder = tmp_path / "nodes" / node_id
         (folder / "artefact").mkdir(parents=True)
         save_weights(model, folder / "student.safetensors")
-        write_graph(folder / "artefact", trace_model(model, spec).SerializeToString())
-        models.append(model)
+        write_graph(folder / "artefact", graph)
     publication = Publication("127.0.0.1:1", spec, dataset.class_names, (), b"", b"")
     teacher = Teacher("mlp-small", models[0], np.arange(10) < 1, 0)
     exchange = Exchange(config, LabelStore(tmp_path / "labels"), dataset, splits, spec, publication, teacher)
