@@ -241,6 +241,11 @@ def test_with_the_servers_extra_a_whole_federation_runs(run_dir: Path) -> None:
     assert (run_dir / "report.html").is_file()
 
 
+def test_the_help_of_arguments_is_shown_under_the_typer_of_flower(server: Place) -> None:
+    done = server.run("fedstill", "simulate", "--help")
+    assert "TOML file; left out: the embedded default" in done.stdout
+
+
 def test_built_in_data_names_the_extra_that_brings_it(server: Place) -> None:
     done = server.run("fedstill", "simulate", "--grid", "local", "--set", "data.source=digits")
     assert done.returncode == 2
