@@ -143,10 +143,15 @@ class Forwarder:
         except (httpx.TransportError, OSError) as error:
             await self._say_why(error)
             return PlainTextResponse("the coordinator is not reached", 503)
+        if 300 <= answer.status_code < 400:
+            # Flower's client would follow it, past what is looked at here.
+            _log.error("refused: the coordinator sends this device elsewhere (%d)", answer.status_code)
+            return PlainTextResponse("the coordinator answers with a redirection", 502)
         if answer.is_success and (fault := self._guard.find_fault(path, answer.content)):
             _log.error("refused: %s", fault)
             return PlainTextResponse(fault, 403)
-        return Response(answer.content, answer.status_code, _end_to_end(answer.headers))
+        shown = {name: value for name, value in answer.headers.items() if name.lower() == "content-type"}
+        return Response(answer.content, answer.status_code, shown)
 
     async def _fresh_client(self) -> httpx.AsyncClient:
         files = [self._folder / name for name in (CA_CERTIFICATE, NODE_CERTIFICATE, NODE_KEY)]
@@ -156,7 +161,11 @@ class Forwarder:
             context.load_cert_chain(files[1], files[2])
             old, self._stamp = self._client, stamp
             self._client = httpx.AsyncClient(
-                base_url=self._url, verify=context, timeout=UPSTREAM_SECONDS, trust_env=False
+                base_url=self._url,
+                verify=context,
+                timeout=UPSTREAM_SECONDS,
+                trust_env=False,
+                follow_redirects=False,
             )
             if old is not None:
                 await old.aclose()

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import ssl
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+import uvicorn
 from cryptography import x509
 from flwr.common.serde import user_config_to_proto
 from flwr.proto.fab_pb2 import Fab, GetFabResponse
 from flwr.proto.run_pb2 import GetRunResponse, Run
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from fedstill.clients.forwarder import GET_FAB, GET_RUN, AppGuard, forwarding
 from fedstill.common.app_signature import APP_SIGNATURE, digest_app, is_signed, sign_digest
 from fedstill.common.certificates import read_certificate
 from fedstill.server.deployment.site import Site, choose_port
+from fedstill.server.deployment.superlink import serving_context
 from fedstill.server.pki.authority import init_authority, open_authority, renew_node
 from fedstill.server.pki.enrolment import add_node
 from tests.superlinks import make_site, running_superlink
@@ -132,3 +138,37 @@ def test_a_coordinator_that_is_not_there_is_said_once_a_minute(
     assert [record.message for record in caplog.records if record.name.startswith("fedstill")] == [
         "no way to the coordinator; Flower tries again. it is away"
     ]
+
+
+@pytest.mark.parametrize("elsewhere", ["/v1/fleet/pull-object", "http://127.0.0.1:9/app"])
+def test_a_coordinator_cannot_send_a_supernode_elsewhere(
+    authority: Path, tmp_path: Path, elsewhere: str
+) -> None:
+    async def redirect(scope: Scope, receive: Receive, send: Send) -> None:
+        await Response(status_code=307, headers={"location": elsewhere})(scope, receive, send)
+
+    add_node(authority, f"cellar-{len(elsewhere)}", tmp_path / "cellar")
+    context = serving_context(authority, asks_for_certificate=True)
+    settings = uvicorn.Config(
+        redirect,
+        port=choose_port(),
+        lifespan="off",
+        ws="none",
+        loop="asyncio",
+        ssl_context_factory=lambda _config, _default: context,
+    )
+    server = uvicorn.Server(settings)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.02)
+        way = forwarding(f"127.0.0.1:{settings.port}", tmp_path / "cellar", explain=lambda: None)
+        with way as (address, root), trusting(root) as client:
+            for path in (GET_RUN, GET_FAB):
+                answer = client.post(f"https://{address}{path}")
+                assert answer.status_code == 502
+                assert "location" not in answer.headers
+    finally:
+        server.should_exit = True
+        thread.join()
