@@ -54,6 +54,7 @@ class Reception:
         self._nonces: dict[int, bytes] = {}
         self._unanswered: set[int] = set()
         self._refusals: dict[int, str] = {}
+        self._claims: dict[int, int] = {}
         self._digests: dict[str, str] = {}
         self._looked_at = 0.0
         self._present: set[int] = set()
@@ -75,7 +76,7 @@ class Reception:
                 on_reply=self._take,
                 on_late=self._on_late,
             )
-        num_here, num_enough = len(roster.flower_ids), min(min_nodes or self._num_nodes, self._num_nodes)
+        num_here, num_enough = len(roster.flower_ids), min(min_nodes or self._num_places, self._num_places)
         if not min_nodes:
             num_enough -= len(self._refusals)
         if not num_here and self._refusals:
@@ -88,7 +89,17 @@ class Reception:
 
     def _count_missing(self) -> int:
         # Who refused is not waited for: the run goes on without it.
-        return self._num_nodes - len(self._roster.flower_ids) - len(self._refusals)
+        return self._num_places - len(self._roster.flower_ids) - len(self._refusals)
+
+    @property
+    def _num_places(self) -> int:
+        """Nodes of the federation; fewer where the whole grid is smaller, as Flower's simulation can be."""
+        guard, claims = self._roster.guard, self._claims.values()
+        # Who is enrolled is not asked, and one node's word is not enough: all have to say a number, the
+        # largest counts, and it cannot be below those who are there.
+        if (guard is not None and guard.is_enrolled) or self._unanswered or not claims or not all(claims):
+            return self._num_nodes
+        return min(self._num_nodes, max(*claims, len(self._present)))
 
     def look(self, grid: Grid) -> None:
         """Greets newcomers to a federation that runs, if it was not done just now."""
@@ -162,9 +173,7 @@ class Reception:
             return
         if not hello.node_id:
             return  # Flower's simulation may have more nodes than this federation
-        if hello.num_partitions and roster.guard is None:
-            # Fewer where the whole grid is smaller; that one node says so does not make it so.
-            self._num_nodes = min(self._num_nodes, max(hello.num_partitions, len(self._present)))
+        self._claims[flower_id] = hello.num_partitions
         self._seat(flower_id, hello)
 
     def _seat(self, flower_id: int, hello: fleet_pb2.HelloResponse) -> None:

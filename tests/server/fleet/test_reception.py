@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from fedstill.common.certificates import read_credentials, sign_hello
+from fedstill.common.config import load_config
 from fedstill.common.errors import RunError
-from fedstill.common.wire import pack
+from fedstill.common.wire import pack, unpack
 from fedstill.protos.fedstill.v1 import fleet_pb2
 from fedstill.server.fleet.fleet import Fleet
+from fedstill.server.fleet.guard import Guard
 from fedstill.server.fleet.mailbox import collect, send
 from fedstill.server.grids import LocalGrid
+from fedstill.server.pki.authority import init_authority, issue_node
+from fedstill.server.pki.enrolment import write_bundle
 from fedstill.server.run.events import ReplyDropped
 
 EXPECTED = fleet_pb2.InputSpec()
@@ -48,11 +54,12 @@ def make_grid(who: dict[int, tuple[str, str]]) -> PatchyGrid:
 
 
 def open_fleet(
-    grid: LocalGrid, *, num_nodes: int = 2, min_nodes: int = 0
+    grid: LocalGrid, *, num_nodes: int = 2, min_nodes: int = 0, guard: Guard | None = None
 ) -> tuple[Fleet, list[tuple[str, bool]], list[ReplyDropped]]:
     met: list[tuple[str, bool]] = []
     drops: list[ReplyDropped] = []
     fleet = Fleet(run_id="run", on_drop=drops.append)
+    fleet.roster.guard = guard
     fleet.introduce(
         grid,
         num_nodes=num_nodes,
@@ -167,6 +174,49 @@ def test_one_nodes_hello_does_not_keep_the_others_out(lie: Callable[[Message], M
         assert [(drop.node_id, drop.reason) for drop in drops] == [("flower-2", "refused")]
     if lie is raise_it:
         assert "it takes no part: ValueError: no, thanks" in drops[0].detail
+
+
+class CountingGrid(LocalGrid):
+    """Three nodes that say how many partitions there are, as Flower's simulation tells them."""
+
+    def __init__(self, claims: tuple[int, int, int], *, bundles: Path | None = None) -> None:
+        app = ClientApp()
+
+        @app.query()
+        def hello(message: Message, context: Context) -> Message:
+            number = int(context.node_config["partition-id"])
+            hello = fleet_pb2.HelloResponse(node_id=f"n{number}", num_partitions=claims[number])
+            if bundles is not None:
+                own = read_credentials(bundles / hello.node_id)
+                nonce = unpack(message.content, fleet_pb2.HelloRequest).nonce
+                hello.certificate, hello.proof = own.certificate, sign_hello(own, run_id="run", nonce=nonce)
+            return Message(pack(hello), reply_to=message)
+
+        super().__init__(app, num_nodes=3, run_config={})
+
+
+@pytest.mark.parametrize("claims", [(3, 3, 3), (1, 3, 3), (1, 1, 1)])
+def test_a_grid_that_is_smaller_than_the_federation_is_enough_where_all_say_so(
+    claims: tuple[int, int, int], tmp_path: Path
+) -> None:
+    # A run has a guard also where nobody has certificates.
+    guard = Guard(load_config(), tmp_path, "run")
+    fleet, _, _ = open_fleet(CountingGrid(claims), num_nodes=5, guard=guard)
+    assert sorted(fleet.roster.flower_ids) == ["n0", "n1", "n2"]
+
+
+def test_the_word_of_one_node_makes_no_federation_smaller() -> None:
+    with pytest.raises(RunError, match="expected 5 nodes, 3 introduced themselves"):
+        open_fleet(CountingGrid((1, 0, 0)), num_nodes=5)
+
+
+def test_enrolled_nodes_are_not_asked_how_many_there_are(tmp_path: Path) -> None:
+    init_authority(tmp_path)
+    for name in ("n0", "n1", "n2"):
+        write_bundle(tmp_path / name, name, issue_node(tmp_path, name).files)
+    guard = Guard(load_config(overrides=[f"exchange.certificates_dir={tmp_path}"]), tmp_path, "run")
+    with pytest.raises(RunError, match="expected 5 nodes, 3 introduced themselves"):
+        open_fleet(CountingGrid((3, 3, 3), bundles=tmp_path), num_nodes=5, guard=guard)
 
 
 def test_where_all_refuse_the_run_ends_with_what_they_said() -> None:
