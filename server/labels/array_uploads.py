@@ -37,7 +37,7 @@ from fedstill.common.arrays import (
 from fedstill.common.errors import DigestError, NonFiniteError, NotPublishedError, UsageError
 from fedstill.protos.fedstill.v1 import labels_pb2
 from fedstill.server.labels.shards import settle_folder, staged_folder
-from fedstill.server.labels.uploads import MAX_UPLOAD_BYTES, check_name, check_sender
+from fedstill.server.labels.uploads import MAX_UPLOAD_BYTES, check_name, check_room, check_sender
 
 AllowArray = Callable[[labels_pb2.UploadLabelsHeader | labels_pb2.GetUploadRequest], None]
 
@@ -177,6 +177,8 @@ class UploadStore:
             )
         if folder.is_dir():
             return True
+        self.root.mkdir(parents=True, exist_ok=True)
+        check_room(self.root, sum(chunk.num_bytes for chunk in manifest.chunks))
         partial = _partial_of(folder)
         try:
             self._begin(partial, header.manifest)

@@ -19,6 +19,8 @@ from fedstill.server.labels.shards import sync_file, sync_folder
 
 MAX_UPLOAD_BYTES = 2**30
 MAX_UPLOAD_FILES = 64
+_RESERVE_RATIO = 0.05
+_MAX_RESERVE_BYTES = 2**28
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _MAX_DEPTH = 4
 
@@ -62,6 +64,7 @@ def receive_upload(
     if allow is not None:
         allow(first.header)
     uploads_dir.mkdir(parents=True, exist_ok=True)
+    check_room(uploads_dir, sum(announced.num_bytes for announced in files))
     staged = Path(tempfile.mkdtemp(dir=uploads_dir, prefix=".upload-"))
     try:
         _receive_files(parts, files, staged)
@@ -83,6 +86,25 @@ def check_name(kind: str, name: str) -> None:
     """
     if not _NAME.fullmatch(name):
         raise UsageError(f"upload: expected a {kind} of letters, digits, '.', '_' and '-', got {name[:80]!r}")
+
+
+def check_room(folder: Path, num_bytes: int) -> None:
+    """Refuses what would take the disk's last space, which the coordinator needs for its own state.
+
+    Args:
+        folder: A folder of that disk.
+        num_bytes: What is announced.
+
+    Raises:
+        OSError: Too little would be left: 5 % of the disk, 256 MiB at most.
+    """
+    disk = shutil.disk_usage(folder)
+    left = min(_MAX_RESERVE_BYTES, int(disk.total * _RESERVE_RATIO))
+    if disk.free - num_bytes < left:
+        raise OSError(
+            f"upload: {num_bytes} bytes are announced, {disk.free} are free on the coordinator's disk and"
+            f" {left} stay free for the run itself; make room there"
+        )
 
 
 def check_sender(run_id: str, node_id: str, *, expected_run_id: str | None) -> None:

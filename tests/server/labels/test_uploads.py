@@ -1,11 +1,12 @@
 import hashlib
+import shutil
 
 import google_crc32c
 import pytest
 
 from fedstill.common.errors import DigestError, UsageError
 from fedstill.protos.fedstill.v1 import labels_pb2
-from fedstill.server.labels.uploads import MAX_UPLOAD_BYTES, receive_upload
+from fedstill.server.labels.uploads import MAX_UPLOAD_BYTES, check_room, receive_upload
 
 CONTENT = {"student.safetensors": b"weights", "artefact/model.onnx": b"model" * 100, "artefact/empty": b""}
 
@@ -153,3 +154,12 @@ def test_a_file_with_a_wrong_sha256_replaces_nothing(receive, tmp_path):
     with pytest.raises(DigestError, match="SHA-256"):
         receive([announce({"a": b"xyz"}), carry(0, b"abc")])
     assert stored(tmp_path) == {"node-0001/a": b"abc"}
+
+
+def test_the_last_space_of_the_disk_is_not_for_uploads(tmp_path):
+    free = shutil.disk_usage(tmp_path).free
+    check_room(tmp_path, 1)
+    with pytest.raises(
+        OSError, match=rf"upload: {free} bytes are announced, .* stay free for the run itself"
+    ):
+        check_room(tmp_path, free)
