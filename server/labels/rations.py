@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
-from fedstill.common.errors import BusyError
+from fedstill.common.errors import BusyError, UsageError
 
 MAX_CALLS = 4
 """Calls of one certificate at a time: a node makes one after the other, a second while one is being ended."""
@@ -52,6 +52,19 @@ class Pulse:
     def beat(self) -> None:
         """A message came, or went."""
         self.ends_at = time.monotonic() + SILENCE_SECONDS
+
+    def read_one(self, messages: Iterator[ItemT]) -> ItemT:
+        """Reads the only message of a call that asks one thing.
+
+        Raises:
+            UsageError: The call ended without it.
+        """
+        self.ends_at = time.monotonic() + HEADER_SECONDS
+        message = next(messages, None)
+        self.ends_at = math.inf
+        if message is None:
+            raise UsageError("expected a message that says what is wanted, the call ended without one")
+        return message
 
     def follow(self, messages: Iterable[ItemT]) -> Iterator[ItemT]:
         """Passes messages on and beats with each."""

@@ -204,13 +204,15 @@ class LabelService:
         handlers: grpc.GenericRpcHandler = grpc.method_handlers_generic_handler(
             SERVICE_NAME,
             {
-                "GetManifest": grpc.unary_unary_rpc_method_handler(
+                # Questions are taken as streams of one message: gRPC's own unary handlers wait for it on a
+                # thread of the pool before they call us, without end and for whoever it is.
+                "GetManifest": grpc.stream_unary_rpc_method_handler(
                     self._get_manifest,
                     request_deserializer=labels_pb2.GetManifestRequest.FromString,
                     response_serializer=labels_pb2.GetManifestResponse.SerializeToString,
                 ),
                 # No serializer: the messages lie serialised in the store.
-                "StreamChunks": grpc.unary_stream_rpc_method_handler(
+                "StreamChunks": grpc.stream_stream_rpc_method_handler(
                     self._stream_chunks,
                     request_deserializer=labels_pb2.StreamChunksRequest.FromString,
                 ),
@@ -224,7 +226,7 @@ class LabelService:
                     request_deserializer=labels_pb2.UploadLabelsRequest.FromString,
                     response_serializer=labels_pb2.UploadLabelsResponse.SerializeToString,
                 ),
-                "GetUpload": grpc.unary_unary_rpc_method_handler(
+                "GetUpload": grpc.stream_unary_rpc_method_handler(
                     self._get_upload,
                     request_deserializer=labels_pb2.GetUploadRequest.FromString,
                     response_serializer=labels_pb2.GetUploadResponse.SerializeToString,
@@ -234,10 +236,10 @@ class LabelService:
         return handlers
 
     def _get_manifest(
-        self, request: labels_pb2.GetManifestRequest, context: grpc.ServicerContext
+        self, requests: Iterator[labels_pb2.GetManifestRequest], context: grpc.ServicerContext
     ) -> labels_pb2.GetManifestResponse:
         with self._counted("GetManifest", context) as tally:
-            self._door.check_fetch(tally.caller)
+            request = tally.pulse.read_one(requests)
             digest = request.digest
             if request.WhichOneof("array") == "encoding":
                 wanted = request.encoding
@@ -252,10 +254,10 @@ class LabelService:
             return labels_pb2.GetManifestResponse(manifest=manifest)
 
     def _stream_chunks(
-        self, request: labels_pb2.StreamChunksRequest, context: grpc.ServicerContext
+        self, requests: Iterator[labels_pb2.StreamChunksRequest], context: grpc.ServicerContext
     ) -> Iterator[bytes]:
         with self._counted("StreamChunks", context) as tally:
-            self._door.check_fetch(tally.caller)
+            request = tally.pulse.read_one(requests)
             array = self._store.array(_checked_digest(request.digest))
             if request.start_chunk >= array.num_chunks:
                 raise UsageError(f"start_chunk: expected below {array.num_chunks}, got {request.start_chunk}")
@@ -269,7 +271,6 @@ class LabelService:
         self, requests: Iterator[labels_pb2.UploadArtefactRequest], context: grpc.ServicerContext
     ) -> labels_pb2.UploadArtefactResponse:
         with self._counted("UploadArtefact", context) as tally:
-            self._door.check_fetch(tally.caller)  # who does not belong here is not read at all
 
             def allow(header: labels_pb2.UploadHeader) -> None:
                 tally.node_id = header.node_id
@@ -285,7 +286,6 @@ class LabelService:
         self, requests: Iterator[labels_pb2.UploadLabelsRequest], context: grpc.ServicerContext
     ) -> labels_pb2.UploadLabelsResponse:
         with self._counted("UploadLabels", context) as tally:
-            self._door.check_fetch(tally.caller)
             complete = self._uploads.receive(
                 _weighed(tally.pulse.follow(requests), tally),
                 run_id=self._run_id,
@@ -296,9 +296,10 @@ class LabelService:
             return labels_pb2.UploadLabelsResponse(complete=complete)
 
     def _get_upload(
-        self, request: labels_pb2.GetUploadRequest, context: grpc.ServicerContext
+        self, requests: Iterator[labels_pb2.GetUploadRequest], context: grpc.ServicerContext
     ) -> labels_pb2.GetUploadResponse:
         with self._counted("GetUpload", context) as tally:
+            request = tally.pulse.read_one(requests)
             self._allow_array(tally)(request)
             arrived = self._uploads.find_chunks(request, run_id=self._run_id)
             answer = labels_pb2.GetUploadResponse(complete=arrived is None, chunk_indices=arrived or ())
@@ -321,6 +322,7 @@ class LabelService:
         code = grpc.StatusCode.OK
         try:
             tally.caller = tally.node_id = self._door.identify(context)
+            self._door.check_fetch(tally.caller)  # who does not belong here is not read at all
             with self._rations.admit(tally.caller, context) as tally.pulse:
                 yield tally
         except GeneratorExit:
