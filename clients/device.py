@@ -17,7 +17,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -31,6 +30,7 @@ from fedstill.clients.node_config import CERTIFICATES_DIR, DATA_SOURCE, NODE_ID,
 from fedstill.clients.superlink import explain_end, find_fault
 from fedstill.common.certificates import FLOWER_KEY, is_loopback
 from fedstill.common.devices import load_profile
+from fedstill.common.dialing import find_free_port
 from fedstill.common.errors import UsageError
 from fedstill.common.files import default_home
 from fedstill.common.flower import TASK_POLL, TASK_POLL_SECONDS
@@ -124,16 +124,11 @@ def build_command(device: Device, superlink: str, root: Path | None) -> list[str
         settings[CERTIFICATES_DIR] = str(device.certificates.resolve())
     node_config = " ".join(f"{key}={json.dumps(value)}" for key, value in settings.items())
     command = [found, "--superlink", superlink, "--node-config", node_config]
-    command += ["--host", "127.0.0.1", "--port", str(_free_port())]
+    command += ["--host", "127.0.0.1", "--port", str(find_free_port())]
     if device.certificates is None or root is None:
         return [*command, "--insecure"]
     command += ["--root-certificates", str(root)]
     return [*command, "--auth-supernode-private-key", str(device.certificates / FLOWER_KEY)]
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def build_environment(device: Device, environment: Mapping[str, str]) -> dict[str, str]:

@@ -15,7 +15,6 @@ import logging
 import re
 import ssl
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ from pathlib import Path
 import httpx
 import uvicorn
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from flwr.common.serde import user_config_from_proto
@@ -37,20 +36,28 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from fedstill.common.app_signature import APP_SIGNATURE, digest_app, is_signed
-from fedstill.common.certificates import CA_CERTIFICATE, NODE_CERTIFICATE, NODE_KEY, read_certificate
+from fedstill.common.beside import served_beside
+from fedstill.common.certificates import (
+    CA_CERTIFICATE,
+    NODE_CERTIFICATE,
+    NODE_KEY,
+    certificate_pem,
+    key_pem,
+    read_certificate,
+)
 from fedstill.common.dialing import split_address
-from fedstill.common.errors import RunError
+from fedstill.common.files import stamp_files
 
 FLEET_ROUTES = "/v1/fleet/"
 GET_RUN, GET_FAB = FLEET_ROUTES + "get-run", FLEET_ROUTES + "get-fab"
-START_SECONDS = 30.0
 UPSTREAM_SECONDS = 30.0  # as Flower's own client waits
 SAY_SECONDS = 60.0
 CERTIFICATE_DAYS = 3650
-# Of one hop, not of the message; the body is passed on decoded and whole.
+# Of one hop, not of the message; the body is passed on whole.
 HOP_HEADERS = frozenset(
     {"connection", "content-encoding", "content-length", "host", "keep-alive", "transfer-encoding"}
 )
+_FILES = (CA_CERTIFICATE, NODE_CERTIFICATE, NODE_KEY)
 _CALL = re.compile(FLEET_ROUTES + r"[a-z-]+")
 _log = logging.getLogger(__name__)
 
@@ -116,7 +123,7 @@ class Forwarder:
         self._explain = explain
         self._guard = AppGuard(read_certificate(certificates / CA_CERTIFICATE))
         self._client: httpx.AsyncClient | None = None
-        self._stamp: tuple[int, ...] = ()
+        self._stamp: tuple[tuple[int, int, int] | None, ...] = ()
         self._said_at = -SAY_SECONDS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -154,11 +161,10 @@ class Forwarder:
         return Response(answer.content, answer.status_code, shown)
 
     async def _fresh_client(self) -> httpx.AsyncClient:
-        files = [self._folder / name for name in (CA_CERTIFICATE, NODE_CERTIFICATE, NODE_KEY)]
-        stamp = tuple(file.stat().st_mtime_ns for file in files)
+        stamp = stamp_files(self._folder, _FILES)
         if self._client is None or stamp != self._stamp:
-            context = ssl.create_default_context(cafile=str(files[0]))
-            context.load_cert_chain(files[1], files[2])
+            context = ssl.create_default_context(cafile=str(self._folder / CA_CERTIFICATE))
+            context.load_cert_chain(self._folder / NODE_CERTIFICATE, self._folder / NODE_KEY)
             old, self._stamp = self._client, stamp
             self._client = httpx.AsyncClient(
                 base_url=self._url,
@@ -210,23 +216,8 @@ def forwarding(
             access_log=False,
             ssl_context_factory=lambda _config, _default: context,
         )
-        server = uvicorn.Server(settings)
-        thread = threading.Thread(target=server.run, daemon=True)
-        thread.start()
-        try:
-            yield f"127.0.0.1:{_wait_for_port(server, thread)}", folder / "loopback.crt"
-        finally:
-            server.should_exit = True
-            thread.join(5)
-
-
-def _wait_for_port(server: uvicorn.Server, thread: threading.Thread) -> int:
-    end = time.monotonic() + START_SECONDS
-    while time.monotonic() < end and thread.is_alive():
-        if server.started:
-            return int(server.servers[0].sockets[0].getsockname()[1])
-        time.sleep(0.02)
-    raise RunError("the forwarder to the coordinator did not start")
+        with served_beside(settings) as port:
+            yield f"127.0.0.1:{port}", folder / "loopback.crt"
 
 
 def _make_context(folder: Path) -> ssl.SSLContext:
@@ -243,12 +234,8 @@ def _make_context(folder: Path) -> ssl.SSLContext:
         .sign(key, hashes.SHA256())
     )
     path = folder / "loopback.key"
-    path.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-    )
-    (folder / "loopback.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    path.write_bytes(key_pem(key))
+    (folder / "loopback.crt").write_bytes(certificate_pem(certificate))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "loopback.crt", path)
     path.unlink()

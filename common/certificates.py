@@ -28,6 +28,8 @@ NODE_CERTIFICATE = "node.crt"
 NODE_KEY = "node.key"
 FLOWER_KEY = "flower.key"
 REVOKED = "revoked.crl"
+COORDINATOR_FILES = (CA_CERTIFICATE, SERVER_CERTIFICATE, SERVER_KEY, REVOKED)
+"""What a server of the coordinator's serves with; the last one only where anything was revoked."""
 NODE_SETTINGS = "node.toml"
 """A bundle's settings: `node_id`, `superlink`, and `data`, relative to the bundle."""
 NODE_URI = "fedstill://node/"
@@ -63,6 +65,18 @@ def read_certificate(path: Path) -> x509.Certificate:
         raise UsageError(f"cannot read the certificate {path}: {error.strerror}") from None
     except ValueError:
         raise UsageError(f"{path}: expected a certificate in PEM") from None
+
+
+def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """Writes a private key as PEM."""
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def certificate_pem(certificate: x509.Certificate) -> bytes:
+    """Writes a certificate as PEM."""
+    return certificate.public_bytes(serialization.Encoding.PEM)
 
 
 def name_of(certificate: x509.Certificate) -> str:

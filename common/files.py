@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -55,6 +55,26 @@ def write_bytes_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> 
 def write_text_atomically(path: Path, content: str, *, mode: int = 0o644) -> None:
     """Writes a whole UTF-8 text file at once."""
     write_bytes_atomically(path, content.encode(), mode=mode)
+
+
+def stamp_files(folder: Path, names: Iterable[str]) -> tuple[tuple[int, int, int] | None, ...]:
+    """Tells whether files changed since: another stamp, other files.
+
+    Args:
+        folder: Their folder.
+        names: Their names.
+
+    Returns:
+        Inode, size and time of change of each; None where it is not there.
+    """
+    stamps: list[tuple[int, int, int] | None] = []
+    for name in names:
+        try:
+            status = (folder / name).stat()
+            stamps.append((status.st_ino, status.st_size, status.st_mtime_ns))
+        except OSError:
+            stamps.append(None)
+    return tuple(stamps)
 
 
 def read_regular_file(path: Path, *, max_bytes: int) -> bytes:

@@ -7,14 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fedstill.common.dialing import find_free_port
 from fedstill.server.deployment.flower_programs import flower_environment, superlink_command
-from fedstill.server.deployment.site import Site, choose_port, copy_certificates, write_secrets
+from fedstill.server.deployment.site import Site, copy_certificates, write_secrets
 from fedstill.server.deployment.supervision import _end, _Part, _start, _wait_for_port
 
 
 def make_site(home: Path, certificates: Path | None = None) -> Site:
     """Makes a site on free ports of loopback, with its secrets and copies of its certificates."""
-    site = Site(home, "127.0.0.1", choose_port(), certificates, choose_port())
+    site = Site(home, "127.0.0.1", find_free_port(), certificates, find_free_port())
     write_secrets(site)
     copy_certificates(site)
     return site

@@ -9,18 +9,11 @@
 from __future__ import annotations
 
 import secrets
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedstill.common.certificates import (
-    CA_CERTIFICATE,
-    REVOKED,
-    SERVER_CERTIFICATE,
-    SERVER_KEY,
-    is_loopback,
-)
+from fedstill.common.certificates import COORDINATOR_FILES, REVOKED, is_loopback
 from fedstill.common.config import Config
 from fedstill.common.errors import UsageError
 from fedstill.common.files import write_bytes_atomically, write_text_atomically
@@ -32,7 +25,6 @@ OPERATOR_TOKEN = "operator.token"  # noqa: S105 its file's name
 SECRET_FILE = "superexec.secret"  # noqa: S105 its name
 OPERATOR_HOST = "127.0.0.1"
 _PRIVATE = 0o600
-_NEEDED = (CA_CERTIFICATE, SERVER_CERTIFICATE, SERVER_KEY)
 
 
 @dataclass(frozen=True)
@@ -88,8 +80,8 @@ def check_site(site: Site) -> None:
                 f"--host {site.host} would serve other machines in plaintext: give --certificates"
             )
         return
-    for name in _NEEDED:
-        if not (site.certificates / name).is_file():
+    for name in COORDINATOR_FILES:
+        if name != REVOKED and not (site.certificates / name).is_file():
             raise UsageError(
                 f"{site.certificates} holds no {name}; it needs ca.crt, server.crt and server.key"
             )
@@ -117,12 +109,6 @@ def secure(config: Config, site: Site) -> Config:
     return config.model_copy(update={"exchange": updated})
 
 
-def choose_port() -> int:
-    """Finds a port on loopback that is free now."""
-    with socket.create_server((OPERATOR_HOST, 0)) as server:
-        return int(server.getsockname()[1])
-
-
 def write_secrets(site: Site) -> None:
     """Makes the operator's token and the SuperExec's secret, new ones; only their owner can read them."""
     site.home.mkdir(parents=True, exist_ok=True)
@@ -139,7 +125,7 @@ def copy_certificates(site: Site) -> None:
         return
     if not site.tls.is_dir():
         site.tls.mkdir(mode=0o700, parents=True)
-    for name in (*_NEEDED, REVOKED, FLEET):
+    for name in (*COORDINATOR_FILES, FLEET):
         source, copy = site.certificates / name, site.tls / name
         if not source.is_file():
             continue

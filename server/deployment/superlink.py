@@ -19,8 +19,6 @@ import hmac
 import logging
 import ssl
 import sys
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,14 +31,20 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from fedstill.common.certificates import CA_CERTIFICATE, REVOKED, SERVER_CERTIFICATE, SERVER_KEY
+from fedstill.common.beside import served_beside
+from fedstill.common.certificates import (
+    CA_CERTIFICATE,
+    COORDINATOR_FILES,
+    REVOKED,
+    SERVER_CERTIFICATE,
+    SERVER_KEY,
+)
+from fedstill.common.files import stamp_files
 from fedstill.server.deployment.site import OPERATOR_HOST, OPERATOR_TOKEN, SECRET_FILE, TLS
 
 _log = logging.getLogger(__name__)
 HEALTH = "/health"
 FLEET_ROUTES, CONTROL_ROUTES, RUNTIME_ROUTES = "/v1/fleet/", "/v1/control/", "/v1/runtime/"
-START_SECONDS = 60.0
-HANDSHAKE_FILES = (CA_CERTIFICATE, SERVER_CERTIFICATE, SERVER_KEY, REVOKED)
 
 
 def devices_door(app: ASGIApp) -> ASGIApp:
@@ -125,11 +129,11 @@ def serving_context(folder: Path, *, asks_for_certificate: bool) -> ssl.SSLConte
         return context
 
     outer, newest = read(), read()
-    stamp = _stamp(folder)
+    stamp = stamp_files(folder, COORDINATOR_FILES)
 
     def follow(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
         nonlocal newest, stamp
-        if (now := _stamp(folder)) != stamp:
+        if (now := stamp_files(folder, COORDINATOR_FILES)) != stamp:
             try:
                 newest, stamp = read(), now
             except OSError as error:  # being replaced; the next connection looks again
@@ -138,17 +142,6 @@ def serving_context(folder: Path, *, asks_for_certificate: bool) -> ssl.SSLConte
 
     outer.sni_callback = follow  # called with every handshake, whether a name is sent or not
     return outer
-
-
-def _stamp(folder: Path) -> tuple[tuple[int, int] | None, ...]:
-    stamps: list[tuple[int, int] | None] = []
-    for name in HANDSHAKE_FILES:
-        try:
-            status = (folder / name).stat()
-            stamps.append((status.st_ino, status.st_mtime_ns))
-        except OSError:
-            stamps.append(None)
-    return tuple(stamps)
 
 
 def flower_arguments(home: Path, *, host: str, port: int, has_fleet: bool) -> list[str]:
@@ -181,7 +174,7 @@ def serve(home: Path, *, host: str, port: int, operator_port: int, has_fleet: bo
     app = create_app(config, SuperLinkLifespan)
     tls = home / TLS if (home / TLS).is_dir() else None
 
-    def make_server(door: ASGIApp, host: str, port: int, *, is_devices: bool) -> uvicorn.Server:
+    def settings(door: ASGIApp, host: str, port: int, *, is_devices: bool) -> uvicorn.Config:
         context: Callable[..., ssl.SSLContext] | None = None
         if tls is not None:
             made = serving_context(tls, asks_for_certificate=is_devices)
@@ -189,7 +182,7 @@ def serve(home: Path, *, host: str, port: int, operator_port: int, has_fleet: bo
             def context(_config: object, _default: object) -> ssl.SSLContext:
                 return made
 
-        settings = uvicorn.Config(
+        return uvicorn.Config(
             door,
             host=host,
             port=port,
@@ -198,21 +191,11 @@ def serve(home: Path, *, host: str, port: int, operator_port: int, has_fleet: bo
             log_config=get_uvicorn_log_config(console_handler.level),
             ssl_context_factory=context,
         )
-        return uvicorn.Server(settings)
 
     token = (home / OPERATOR_TOKEN).read_text(encoding="utf-8").strip()
-    devices = make_server(devices_door(app), host, port, is_devices=True)
-    operators = make_server(operators_door(app, token), OPERATOR_HOST, operator_port, is_devices=False)
-    thread = threading.Thread(target=operators.run, daemon=True)  # beside the main thread, which gets signals
-    thread.start()
-    end = time.monotonic() + START_SECONDS
-    while not operators.started and thread.is_alive() and time.monotonic() < end:
-        time.sleep(0.05)
-    if not operators.started:
-        raise SystemExit(f"cannot serve on {OPERATOR_HOST}:{operator_port}")
-    devices.run()
-    operators.should_exit = True
-    thread.join(5)
+    operators = settings(operators_door(app, token), OPERATOR_HOST, operator_port, is_devices=False)
+    with served_beside(operators):
+        uvicorn.Server(settings(devices_door(app), host, port, is_devices=True)).run()
 
 
 def main() -> None:

@@ -31,7 +31,7 @@ import psutil
 
 from fedstill.common.config import Config, Scalar
 from fedstill.common.console import ended_by_sigterm
-from fedstill.common.dialing import dial
+from fedstill.common.dialing import dial, find_free_port
 from fedstill.common.errors import RunError, UsageError
 from fedstill.common.files import write_bytes_atomically
 from fedstill.server.deployment.flower_app import bundle_app, run_settings, write_app
@@ -42,7 +42,7 @@ from fedstill.server.deployment.flower_programs import (
     superlink_command,
 )
 from fedstill.server.deployment.registration import Registry
-from fedstill.server.deployment.site import Site, check_site, choose_port, copy_certificates, write_secrets
+from fedstill.server.deployment.site import Site, check_site, copy_certificates, write_secrets
 from fedstill.server.pki.release import RELEASES, find_signature
 from fedstill.server.run.state import STATE_FILE, hold_folder, is_live, read_holders
 
@@ -95,7 +95,7 @@ def coordinate(
         _end_leftovers(site, say)
         _check_port(site)
         bundle, signature = _prepare_app(site, config)
-        site = replace(site, operator_port=choose_port())
+        site = replace(site, operator_port=find_free_port())
         write_secrets(site)
         copy_certificates(site)
         parts = [_Part("superlink", superlink_command(site)), _Part("superexec", superexec_command(site))]

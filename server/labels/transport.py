@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import serialization
 
 from fedstill.common.certificates import (
     CA_CERTIFICATE,
+    COORDINATOR_FILES,
     REVOKED,
     SERVER_CERTIFICATE,
     SERVER_KEY,
@@ -27,9 +28,9 @@ from fedstill.common.certificates import (
     read_revoked,
 )
 from fedstill.common.errors import AccessError, UsageError
+from fedstill.common.files import stamp_files
 
 _log = logging.getLogger(__name__)
-_Stamp = tuple[tuple[int, int, int] | None, ...]
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class ServerCertificates:
         self._folder = folder
         self._clock = clock
         self._lock = threading.Lock()
-        self._stamp = self._read_stamp()
+        self._stamp = stamp_files(self._folder, COORDINATOR_FILES)
         self._files = self._read()
 
     @property
@@ -112,7 +113,7 @@ class ServerCertificates:
         return name_of(certificate)
 
     def _refreshed(self) -> _Files:
-        stamp = self._read_stamp()
+        stamp = stamp_files(self._folder, COORDINATOR_FILES)
         with self._lock:
             if stamp != self._stamp:
                 try:
@@ -122,16 +123,6 @@ class ServerCertificates:
                     _log.warning("the certificates from before stay in use: %s", error)
                 self._stamp = stamp
             return self._files
-
-    def _read_stamp(self) -> _Stamp:
-        stamps: list[tuple[int, int, int] | None] = []
-        for name in (CA_CERTIFICATE, SERVER_CERTIFICATE, SERVER_KEY, REVOKED):
-            try:
-                status = (self._folder / name).stat()
-                stamps.append((status.st_ino, status.st_size, status.st_mtime_ns))
-            except OSError:
-                stamps.append(None)
-        return tuple(stamps)
 
     def _read(self) -> _Files:
         folder = self._folder

@@ -34,6 +34,8 @@ from fedstill.common.certificates import (
     SERVER_CERTIFICATE,
     SERVER_KEY,
     Clock,
+    certificate_pem,
+    key_pem,
     read_certificate,
     read_clock,
     read_revoked,
@@ -42,8 +44,6 @@ from fedstill.common.errors import UsageError
 from fedstill.common.files import write_bytes_atomically
 from fedstill.server.pki.signing import (
     Signer,
-    certificate_pem,
-    key_pem,
     make_key,
     make_signer,
     name_hosts,

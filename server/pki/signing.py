@@ -143,18 +143,6 @@ def sign_revoked(signer: Signer, revoked: dict[int, datetime], *, now: datetime)
     return builder.sign(signer.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
-def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    """Writes a private key as PEM."""
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-
-
-def certificate_pem(certificate: x509.Certificate) -> bytes:
-    """Writes a certificate as PEM."""
-    return certificate.public_bytes(serialization.Encoding.PEM)
-
-
 def _common_name(name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
 

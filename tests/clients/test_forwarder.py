@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ssl
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,8 +19,10 @@ from starlette.types import Receive, Scope, Send
 
 from fedstill.clients.forwarder import GET_FAB, GET_RUN, AppGuard, forwarding
 from fedstill.common.app_signature import APP_SIGNATURE, digest_app, is_signed, sign_digest
+from fedstill.common.beside import served_beside
 from fedstill.common.certificates import read_certificate
-from fedstill.server.deployment.site import Site, choose_port
+from fedstill.common.dialing import find_free_port
+from fedstill.server.deployment.site import Site
 from fedstill.server.deployment.superlink import serving_context
 from fedstill.server.pki.authority import init_authority, open_authority, renew_node
 from fedstill.server.pki.enrolment import add_node
@@ -128,7 +128,7 @@ def test_a_coordinator_that_is_not_there_is_said_once_a_minute(
     authority: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     add_node(authority, "attic", tmp_path / "attic")
-    nobody = f"127.0.0.1:{choose_port()}"
+    nobody = f"127.0.0.1:{find_free_port()}"
     with (
         forwarding(nobody, tmp_path / "attic", explain=lambda: "it is away") as (address, root),
         trusting(root) as client,
@@ -151,24 +151,18 @@ def test_a_coordinator_cannot_send_a_supernode_elsewhere(
     context = serving_context(authority, asks_for_certificate=True)
     settings = uvicorn.Config(
         redirect,
-        port=choose_port(),
+        port=0,
         lifespan="off",
         ws="none",
         loop="asyncio",
         ssl_context_factory=lambda _config, _default: context,
     )
-    server = uvicorn.Server(settings)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            time.sleep(0.02)
-        way = forwarding(f"127.0.0.1:{settings.port}", tmp_path / "cellar", explain=lambda: None)
-        with way as (address, root), trusting(root) as client:
-            for path in (GET_RUN, GET_FAB):
-                answer = client.post(f"https://{address}{path}")
-                assert answer.status_code == 502
-                assert "location" not in answer.headers
-    finally:
-        server.should_exit = True
-        thread.join()
+    with (
+        served_beside(settings) as port,
+        forwarding(f"127.0.0.1:{port}", tmp_path / "cellar", explain=lambda: None) as (address, root),
+        trusting(root) as client,
+    ):
+        for path in (GET_RUN, GET_FAB):
+            answer = client.post(f"https://{address}{path}")
+            assert answer.status_code == 502
+            assert "location" not in answer.headers

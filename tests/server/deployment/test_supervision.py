@@ -14,9 +14,10 @@ import pytest
 from fedstill.common.app_signature import digest_app, is_signed
 from fedstill.common.certificates import read_certificate
 from fedstill.common.config import Config
+from fedstill.common.dialing import find_free_port
 from fedstill.common.errors import UsageError
 from fedstill.server.deployment.flower_programs import flower_environment
-from fedstill.server.deployment.site import Site, choose_port
+from fedstill.server.deployment.site import Site
 from fedstill.server.deployment.supervision import (
     OWNER,
     _end_leftovers,
@@ -51,7 +52,7 @@ def test_where_the_authoritys_key_is_not_an_app_has_to_be_released(tmp_path: Pat
     certificates, elsewhere = tmp_path / "certificates", tmp_path / "elsewhere"
     init_authority(elsewhere)
     shutil.copytree(elsewhere, certificates, ignore=shutil.ignore_patterns("authority"))
-    site = Site(tmp_path / "home", "127.0.0.1", choose_port(), certificates)
+    site = Site(tmp_path / "home", "127.0.0.1", find_free_port(), certificates)
     command = [str(Path(sys.executable).with_name("fedstill")), "fleet", "release"]
     with pytest.raises(UsageError, match=r"what their authority signed.*fedstill fleet release --app"):
         _prepare_app(site, Config())
