@@ -138,6 +138,8 @@ def build_environment(device: Device, environment: Mapping[str, str]) -> dict[st
     return {
         **environment,
         **threads,
+        # The forwarder is on loopback, which a proxy does not reach.
+        **dict.fromkeys(("NO_PROXY", "no_proxy"), _without_proxy(environment)),
         "FEDSTILL_HOME": str(home),
         "FLWR_HOME": str(home / "flower"),
         "FLWR_TELEMETRY_ENABLED": "0",
@@ -146,6 +148,11 @@ def build_environment(device: Device, environment: Mapping[str, str]) -> dict[st
         TASK_POLL: environment.get(TASK_POLL, TASK_POLL_SECONDS),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}",
     }
+
+
+def _without_proxy(environment: Mapping[str, str]) -> str:
+    known = environment.get("no_proxy") or environment.get("NO_PROXY")
+    return ",".join(filter(None, (known, "127.0.0.1", "localhost")))
 
 
 def pauses() -> Iterator[float]:

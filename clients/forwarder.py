@@ -46,6 +46,7 @@ from fedstill.common.certificates import (
     read_certificate,
 )
 from fedstill.common.dialing import split_address
+from fedstill.common.errors import UsageError
 from fedstill.common.files import stamp_files
 
 FLEET_ROUTES = "/v1/fleet/"
@@ -121,7 +122,7 @@ class Forwarder:
         self._url = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
         self._folder = certificates
         self._explain = explain
-        self._guard = AppGuard(read_certificate(certificates / CA_CERTIFICATE))
+        self._guard: AppGuard
         self._client: httpx.AsyncClient | None = None
         self._stamp: tuple[tuple[int, int, int] | None, ...] = ()
         self._said_at = -SAY_SECONDS
@@ -143,11 +144,16 @@ class Forwarder:
         path = request.scope["path"]
         if request.method != "POST" or not _CALL.fullmatch(path):
             return PlainTextResponse("not found", 404)
-        headers = _end_to_end(request.headers)
+        headers, content = _end_to_end(request.headers), await request.body()
         try:
             client = await self._fresh_client()
-            answer = await client.post(path, content=await request.body(), headers=headers)
-        except (httpx.TransportError, OSError) as error:
+            answer = await client.post(path, content=content, headers=headers)
+        except (
+            httpx.HTTPError,
+            RuntimeError,
+            OSError,
+            UsageError,
+        ) as error:  # RuntimeError: closed
             await self._say_why(error)
             return PlainTextResponse("the coordinator is not reached", 503)
         if 300 <= answer.status_code < 400:
@@ -166,6 +172,7 @@ class Forwarder:
             context = ssl.create_default_context(cafile=str(self._folder / CA_CERTIFICATE))
             context.load_cert_chain(self._folder / NODE_CERTIFICATE, self._folder / NODE_KEY)
             old, self._stamp = self._client, stamp
+            self._guard = AppGuard(read_certificate(self._folder / CA_CERTIFICATE))
             self._client = httpx.AsyncClient(
                 base_url=self._url,
                 verify=context,

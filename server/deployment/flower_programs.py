@@ -20,6 +20,8 @@ def superlink_command(site: Site) -> list[str]:
     """Builds the command line of the SuperLink and its doors."""
     command = [sys.executable, "-m", SUPERLINK, "--home", str(site.home)]
     command += ["--host", site.host, "--port", str(site.port), "--operator-port", str(site.operator_port)]
+    if site.tls is not None:
+        command += ["--tls", str(site.tls)]
     return [*command, "--has-fleet"] if site.has_fleet else command
 
 

@@ -22,7 +22,7 @@ class Registry:
     """Keeps a SuperLink's list of SuperNodes equal to the enrolled fleet.
 
     Args:
-        authority: The authority's folder.
+        authority: The authority's folder, or a copy of its list.
         home: The coordinator's folder.
         control: Flower's control interface.
         say: Told in one line of what happens.

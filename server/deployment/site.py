@@ -119,7 +119,7 @@ def write_secrets(site: Site) -> None:
 def copy_certificates(site: Site) -> None:
     """Brings what the coordinator's processes see up to date with the authority's folder, if it has one.
 
-    A file that is missing there, or being replaced, stays as it is here.
+    A file that is missing there, being replaced or not readable just now stays as it is here.
     """
     if site.certificates is None or site.tls is None:
         return
@@ -127,8 +127,9 @@ def copy_certificates(site: Site) -> None:
         site.tls.mkdir(mode=0o700, parents=True)
     for name in (*COORDINATOR_FILES, FLEET):
         source, copy = site.certificates / name, site.tls / name
-        if not source.is_file():
+        try:
+            content = source.read_bytes()
+        except OSError:
             continue
-        content = source.read_bytes()
         if not copy.is_file() or copy.read_bytes() != content:
             write_bytes_atomically(copy, content, mode=_PRIVATE)

@@ -40,7 +40,7 @@ from fedstill.common.certificates import (
     SERVER_KEY,
 )
 from fedstill.common.files import stamp_files
-from fedstill.server.deployment.site import OPERATOR_HOST, OPERATOR_TOKEN, SECRET_FILE, TLS
+from fedstill.server.deployment.site import OPERATOR_HOST, OPERATOR_TOKEN, SECRET_FILE
 
 _log = logging.getLogger(__name__)
 HEALTH = "/health"
@@ -131,48 +131,54 @@ def serving_context(folder: Path, *, asks_for_certificate: bool) -> ssl.SSLConte
     outer, newest = read(), read()
     stamp = stamp_files(folder, COORDINATOR_FILES)
 
-    def follow(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+    def follow(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> int | None:
         nonlocal newest, stamp
         if (now := stamp_files(folder, COORDINATOR_FILES)) != stamp:
             try:
                 newest, stamp = read(), now
             except OSError as error:  # being replaced; the next connection looks again
                 _log.warning("the certificates from before stay in use: %s", error)
+        # OpenSSL takes over certificate and authorities of a context, not whether it asks for the list:
+        # a process that began without one cannot look at it.
+        if newest.verify_flags != outer.verify_flags:
+            return ssl.AlertDescription.ALERT_DESCRIPTION_INTERNAL_ERROR
         connection.context = newest
+        return None
 
     outer.sni_callback = follow  # called with every handshake, whether a name is sent or not
     return outer
 
 
-def flower_arguments(home: Path, *, host: str, port: int, has_fleet: bool) -> list[str]:
+def flower_arguments(home: Path, *, host: str, port: int, tls: Path | None, has_fleet: bool) -> list[str]:
     """Builds what Flower's own command would be given.
 
     Args:
         home: The coordinator's folder.
         host: Address of the devices' door.
         port: Its port.
+        tls: Folder of the certificates; None: plaintext.
         has_fleet: Nodes are enrolled by an authority: no SuperNode with another key may come.
     """
     arguments = ["--isolation", "process", "--database", str(home / "superlink.db")]
     arguments += ["--host", host, "--port", str(port), "--disable-runtime-dependency-installation"]
     arguments += ["--superexec-auth-secret-file", str(home / SECRET_FILE)]
-    if not (home / TLS).is_dir():
+    if tls is None:
         return [*arguments, "--insecure"]
     for option, name in (
         ("certfile", SERVER_CERTIFICATE),
         ("keyfile", SERVER_KEY),
         ("ca-certfile", CA_CERTIFICATE),
     ):
-        arguments += [f"--ssl-{option}", str(home / TLS / name)]
+        arguments += [f"--ssl-{option}", str(tls / name)]
     return [*arguments, "--enable-supernode-auth"] if has_fleet else arguments
 
 
-def serve(home: Path, *, host: str, port: int, operator_port: int, has_fleet: bool) -> None:
+def serve(home: Path, *, host: str, port: int, operator_port: int, tls: Path | None, has_fleet: bool) -> None:
     """Serves both doors until it is told to end by a signal; arguments as of `flower_arguments`."""
-    sys.argv = ["flower-superlink", *flower_arguments(home, host=host, port=port, has_fleet=has_fleet)]
+    arguments = flower_arguments(home, host=host, port=port, tls=tls, has_fleet=has_fleet)
+    sys.argv = ["flower-superlink", *arguments]
     config = _parse_superlink_lifespan_config()
     app = create_app(config, SuperLinkLifespan)
-    tls = home / TLS if (home / TLS).is_dir() else None
 
     def settings(door: ASGIApp, host: str, port: int, *, is_devices: bool) -> uvicorn.Config:
         context: Callable[..., ssl.SSLContext] | None = None
@@ -205,6 +211,7 @@ def main() -> None:
     parser.add_argument("--host", required=True)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--operator-port", type=int, required=True)
+    parser.add_argument("--tls", type=Path)
     parser.add_argument("--has-fleet", action="store_true")
     given = parser.parse_args()
     serve(
@@ -212,6 +219,7 @@ def main() -> None:
         host=given.host,
         port=given.port,
         operator_port=given.operator_port,
+        tls=given.tls,
         has_fleet=given.has_fleet,
     )
 

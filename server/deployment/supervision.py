@@ -258,6 +258,6 @@ def _watch(flower_id: str, run_dir: Path, control: Control, keep_up: Callable[[]
 
 
 def _open_registry(site: Site, control: Control, say: Callable[[str], None]) -> Registry | None:
-    if site.certificates is None or not site.has_fleet:
+    if site.tls is None or not site.has_fleet:
         return None
-    return Registry(site.certificates, site.home, control=control, say=say)
+    return Registry(site.tls, site.home, control=control, say=say)

@@ -78,7 +78,7 @@ class Reception:
             )
         num_here, num_enough = len(roster.flower_ids), min(min_nodes or self._num_places, self._num_places)
         if not min_nodes:
-            num_enough -= len(self._refusals)
+            num_enough -= self._count_lost()
         if not num_here and self._refusals:
             raise RunError(f"no node takes part; the first refused: {next(iter(self._refusals.values()))}")
         if num_here < num_enough:
@@ -88,8 +88,12 @@ class Reception:
             )
 
     def _count_missing(self) -> int:
-        # Who refused is not waited for: the run goes on without it.
-        return self._num_places - len(self._roster.flower_ids) - len(self._refusals)
+        return self._num_places - len(self._roster.flower_ids) - self._count_lost()
+
+    def _count_lost(self) -> int:
+        # Who refused is not waited for, unless there are others for its place.
+        num_spare = max(0, len(self._present) - self._num_places)
+        return max(0, len(self._refusals.keys() & self._present) - num_spare)
 
     @property
     def _num_places(self) -> int:

@@ -281,7 +281,10 @@ def load_state(run_dir: Path) -> FederationState:
             f"{run_dir / ROUNDS_FILE} is not as it was committed: expected {state.rounds_bytes:,} bytes of"
             f" {state.round} rounds, found {num_bytes:,}; bring it back, or begin anew in an empty folder"
         )
-    return state.model_copy(update={"rounds_bytes": num_bytes})
+    state = state.model_copy(update={"rounds_bytes": num_bytes})
+    for _ in read_rounds(run_dir, state):  # what is damaged is said now, and not when all is trained
+        pass
+    return state
 
 
 def _measure_rounds(path: Path, *, num_rounds: int) -> int:

@@ -129,6 +129,13 @@ def test_with_certificates_the_link_is_encrypted_and_the_node_authenticated(devi
     assert f'certificates-dir="{tmp_path}"' in command[command.index("--node-config") + 1]
 
 
+@pytest.mark.parametrize("before", [{}, {"NO_PROXY": "intranet"}])
+def test_a_proxy_is_not_asked_for_loopback(device, before):
+    environment = build_environment(device, {"HTTPS_PROXY": "http://proxy:3128"} | before)
+    assert environment["NO_PROXY"] == environment["no_proxy"]
+    assert environment["no_proxy"].split(",") == [*before.values(), "127.0.0.1", "localhost"]
+
+
 def test_threads_and_folders_are_bounded(device, tmp_path):
     environment = build_environment(device, {"PATH": "/bin", "OMP_NUM_THREADS": "64"})
     assert environment["OMP_NUM_THREADS"] == environment["MKL_NUM_THREADS"] == "2"

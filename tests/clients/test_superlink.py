@@ -41,10 +41,11 @@ def site(tmp_path_factory):
         add_node(folder / "certificates", name, folder / name, superlink=opened.address, data="../own.npz")
     with running_superlink(opened):
         registry = _open_registry(opened, Control(opened), lambda line: None)
+        copy_certificates(opened)
         registry.sync()
         revoke_node(folder / "certificates", "attic")
-        registry.sync()
         copy_certificates(opened)
+        registry.sync()
         yield opened
 
 

@@ -7,6 +7,7 @@ from flwr.proto import control_pb2
 
 from fedstill.server.deployment.flower_control import Control
 from fedstill.server.deployment.registration import REGISTERED
+from fedstill.server.deployment.site import copy_certificates
 from fedstill.server.deployment.supervision import _open_registry
 from fedstill.server.pki.authority import init_authority, issue_node, revoke_node
 from tests.superlinks import make_site, running_superlink
@@ -32,10 +33,12 @@ def test_who_is_enrolled_is_registered_and_who_is_removed_is_not(site):
     registry = _open_registry(site, Control(site), said.append)
     for name in ("kitchen", "attic"):
         issue_node(site.certificates, name)
+    copy_certificates(site)
     registry.sync()
     registry.sync()
     assert sorted(said) == ["attic may come", "kitchen may come"]
     revoke_node(site.certificates, "attic")
+    copy_certificates(site)
     registry.sync()
     assert sorted(list_supernodes(site)) == ["registered", "unregistered"]
     assert len(json.loads((site.home / REGISTERED).read_bytes())) == 1

@@ -146,6 +146,40 @@ def test_revoked_and_renewed_certificates_count_without_a_restart(site: Site) ->
         assert served == (site.certificates / "server.crt").read_text()
 
 
+def test_a_list_of_revoked_ones_that_comes_after_the_start_lets_nobody_in_unchecked(tmp_path: Path) -> None:
+    authority = tmp_path / "certificates"
+    init_authority(authority)
+    attic = issue_bundle(authority, tmp_path, "attic")
+    (authority / "revoked.crl").rename(tmp_path / "kept.crl")
+    opened = make_site(tmp_path / "home", authority)
+    with running_superlink(opened), trusting(opened, attic) as client:
+        assert client.get(devices_door(opened) + "/health").status_code == 200
+    with running_superlink(opened):
+        (tmp_path / "kept.crl").rename(authority / "revoked.crl")
+        revoke_node(authority, "attic")
+        copy_certificates(opened)
+        with trusting(opened, attic) as client, pytest.raises(httpx.TransportError):
+            client.get(devices_door(opened) + "/health")
+
+
+def test_a_home_that_had_certificates_can_do_without_them(site: Site, tmp_path: Path) -> None:
+    assert site.certificates is not None
+    before = make_site(tmp_path / "home", site.certificates)
+    plain = make_site(before.home)
+    assert (plain.home / "tls").is_dir()
+    with running_superlink(plain), httpx.Client() as client:
+        assert client.get(f"http://{plain.address}/health").status_code == 200
+
+
+def test_a_folder_that_cannot_be_read_just_now_changes_nothing(tmp_path: Path) -> None:
+    init_authority(tmp_path / "certificates")
+    opened = make_site(tmp_path / "home", tmp_path / "certificates")
+    before = {path.name: path.read_bytes() for path in (opened.home / "tls").iterdir()}
+    (tmp_path / "certificates").rename(tmp_path / "unmounted")
+    copy_certificates(opened)
+    assert {path.name: path.read_bytes() for path in (opened.home / "tls").iterdir()} == before
+
+
 def test_without_certificates_the_doors_stand_too(tmp_path: Path) -> None:
     plain = make_site(tmp_path / "home")
     with running_superlink(plain), httpx.Client(headers=PROTOBUF) as client:

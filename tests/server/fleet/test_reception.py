@@ -219,6 +219,14 @@ def test_enrolled_nodes_are_not_asked_how_many_there_are(tmp_path: Path) -> None
         open_fleet(CountingGrid((3, 3, 3), bundles=tmp_path), num_nodes=5, guard=guard)
 
 
+def test_who_refuses_keeps_no_place_from_those_who_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = make_grid({1: ("raises", ""), 2: ("raises", ""), 3: ("a", "x"), 4: ("b", "y")})
+    monkeypatch.setattr(PatchyGrid, "on", frozenset({1, 2, 3, 4}))
+    fleet, _, drops = open_fleet(grid, num_nodes=2)
+    assert sorted(fleet.roster.flower_ids) == ["a", "b"]
+    assert [drop.node_id for drop in drops] == ["flower-1", "flower-2"]
+
+
 def test_where_all_refuse_the_run_ends_with_what_they_said() -> None:
     grid = make_grid({1: ("raises", ""), 2: ("raises", "")})
     with pytest.raises(RunError, match="no node takes part; the first refused: ValueError: no, thanks"):

@@ -105,7 +105,7 @@ def test_resuming_drops_a_round_that_a_kill_left_without_its_state(tmp_path: Pat
         assert json.loads(line)["round"] == 1
 
 
-@pytest.mark.parametrize("content", [None, "", '{"rou'])
+@pytest.mark.parametrize("content", [None, "", '{"rou', '{"round": "no number"}\n'])
 def test_a_run_whose_committed_rounds_are_gone_is_not_resumed(content: str | None, tmp_path: Path) -> None:
     commit_state(a_state(), tmp_path)
     (tmp_path / "rounds.jsonl").unlink()
