@@ -44,6 +44,12 @@ def enrol(folder: Path, *superlinks: str) -> None:
         add_node(folder / "certificates", name, folder / name, superlink=superlink, data=data)
 
 
+def started_at(process: psutil.Process) -> float:
+    """Says when a process began: psutil adds the time of boot in whole seconds, up to one too early."""
+    booted_at = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    return process.create_time() - psutil.boot_time() + booted_at
+
+
 def wait_for_work(
     number: int, folder: Path, process: subprocess.Popen[bytes], log: Path, *, num_nodes: int
 ) -> None:
@@ -56,7 +62,7 @@ def wait_for_work(
         return bool(begins)
 
     def is_at_work() -> bool:
-        return sum(task.create_time() > begins[0] for task in list_processes(str(folder), TASK)) >= num_nodes
+        return sum(started_at(task) > begins[0] for task in list_processes(str(folder), TASK)) >= num_nodes
 
     wait_until(has_begun, process, log, seconds=240)
     wait_until(is_at_work, process, log, seconds=120)
