@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 
 from fedstill.clients.closing import close_run
-from fedstill.clients.controls import train_control
+from fedstill.clients.controls import train_control, train_controls
 from fedstill.clients.fetching import NodeContext
 from fedstill.clients.labels import LabelCache, Transport
+from fedstill.clients.lessons import attempt
 from fedstill.clients.node_config import CERTIFICATES_DIR, PROFILE
 from fedstill.clients.node_store import NodeStore
 from fedstill.clients.private import digest_private, load_private, name_node
-from fedstill.clients.tasks import run_task
+from fedstill.clients.tasks import run_task, run_tasks
 from fedstill.common.certificates import read_credentials, sign_hello
 from fedstill.common.codecs import get_codec
 from fedstill.common.compressors.exporters import EXPORTERS
@@ -112,6 +114,44 @@ def train(message: Message, context: Context) -> Message:
     """Carries out one round's task."""
     task = unpack(message.content, fleet_pb2.TaskRequest)
     return Message(pack(run_task(_open_node(context, task.run_id, task.input), task)), reply_to=message)
+
+
+def train_together(messages: Sequence[Message], contexts: Sequence[Context]) -> list[Message | Exception]:
+    """Carries out many nodes' tasks of one round; a process that hosts them calls it in place of `app`."""
+    return _answer_together(messages, contexts, fleet_pb2.TaskRequest, run_tasks)
+
+
+def control_together(messages: Sequence[Message], contexts: Sequence[Context]) -> list[Message | Exception]:
+    """Trains many nodes' controls alike."""
+    return _answer_together(messages, contexts, fleet_pb2.ControlRequest, train_controls)
+
+
+TOGETHER = {"train": train_together, "train.control": control_together}
+"""By type of message, what carries out many at a time."""
+
+
+def _answer_together(
+    messages: Sequence[Message],
+    contexts: Sequence[Context],
+    kind: type[Any],
+    action: Callable[..., list[Any]],
+) -> list[Message | Exception]:
+    requests = [unpack(message.content, kind) for message in messages]
+    nodes = [
+        attempt(_open_node, context, request.run_id, request.input)
+        for context, request in zip(contexts, requests, strict=True)
+    ]
+    opened = [
+        (node, request)
+        for node, request in zip(nodes, requests, strict=True)
+        if isinstance(node, NodeContext)
+    ]
+    replies = iter(action(opened))
+    ends = [next(replies) if isinstance(node, NodeContext) else node for node in nodes]
+    return [
+        end if isinstance(end, Exception) else Message(pack(end), reply_to=message)
+        for end, message in zip(ends, messages, strict=True)
+    ]
 
 
 @app.train("control")

@@ -19,6 +19,9 @@ from fedstill.common.losses import DistillLoss
 from fedstill.common.training import Batch, Optimisation, TrainingGuest, device_of, fit, shuffled_batches
 from fedstill.common.views import Views
 
+# How often a student that learns alone is looked at.
+NUM_LOOKS = 20
+
 
 @dataclass(frozen=True)
 class SoftLabels:
@@ -129,7 +132,7 @@ def _paired_batches(
 def train_alone(
     student: nn.Module,
     private: LabelledSamples,
-    validation: LabelledSamples,
+    validation: LabelledSamples | None,
     *,
     batch_size: int,
     optimisation: Optimisation,
@@ -138,17 +141,18 @@ def train_alone(
     on_step: Callable[[int], bool] | None = None,
     guest: Recovery | None = None,
     log_prior_C: torch.Tensor | None = None,
+    proximal_mu: float = 0.0,
 ) -> float:
     """Trains a student on private data alone: the control beside every distilled one.
 
     The control gets the steps that the student had, and keeps the weights that did
-    best on the node's validation part (looked at twenty times), so that it is not
+    best on the node's validation part (looked at `NUM_LOOKS` times), so that it is not
     weak by overfitting; while a guest still removes parts, it does not look.
 
     Args:
         student: Trained in place.
         private: The node's training part, not empty.
-        validation: The node's validation part; empty keeps the last weights.
+        validation: The node's validation part; None or an empty one keeps the last weights.
         batch_size: Samples per step.
         optimisation: Optimiser and schedule.
         num_steps: Optimiser steps.
@@ -158,29 +162,39 @@ def train_alone(
         log_prior_C: Added to the logits (C,) while it learns, so that they come to say what a
             sample looks like, not how many of its class the node has ("logit adjustment", Menon et
             al. 2021, arXiv:2007.07314; in federations: FedLC, arXiv:2209.00189). None adds nothing.
+        proximal_mu: Weight μ of the proximal term μ/2·‖w − w_begin‖² (Li et al. 2018, "FedProx",
+            arXiv:1812.06127); 0 is none.
 
     Returns:
         Cross-entropy on private labels at the end of training.
     """
     prior = 0.0 if log_prior_C is None else log_prior_C.to(optimisation.device)
+    anchor = [parameter.detach().clone() for parameter in student.parameters()] if proximal_mu else []
     best_loss, best_state = float("inf"), None
-    interval = max(1, num_steps // 20)
+    interval = look_interval(num_steps)
     first = 0 if guest is None else guest.settled_step
 
     def look(step: int) -> bool:
         nonlocal best_loss, best_state
-        if len(validation) and step > first and (step % interval == 0 or step == num_steps):
+        if validation and step > first and (step % interval == 0 or step == num_steps):
             with nullcontext() if guest is None else guest.as_deployed(student):
                 loss = _cross_entropy(student, validation, log_prior_C)
             if loss < best_loss:
                 best_loss, best_state = loss, copy.deepcopy(student.state_dict())
         return on_step(step) if on_step else False
 
-    (loss,) = fit(
+    def loss_terms(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, ...]:
+        entropy = functional.cross_entropy(model(batch[0]) + prior, batch[1])
+        if not proximal_mu:
+            return (entropy,)
+        pairs = zip(model.parameters(), anchor, strict=True)
+        return entropy, torch.stack([(now - then.to(now.device)).square().sum() for now, then in pairs]).sum()
+
+    (loss, *_) = fit(
         student,
         private_batches(private, batch_size, rng),
-        lambda model, batch: (functional.cross_entropy(model(batch[0]) + prior, batch[1]),),
-        loss_weights=(1.0,),
+        loss_terms,
+        loss_weights=(1.0, proximal_mu / 2) if proximal_mu else (1.0,),
         num_steps=num_steps,
         optimisation=optimisation,
         on_step=look,
@@ -189,6 +203,11 @@ def train_alone(
     if best_state is not None:
         student.load_state_dict(best_state)
     return loss
+
+
+def look_interval(num_steps: int) -> int:
+    """Steps between two looks at the validation part."""
+    return max(1, num_steps // NUM_LOOKS)
 
 
 def private_batches(samples: LabelledSamples, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from torch import nn
 
 from fedstill.clients.choice import read_choice
+from fedstill.clients.cohorts.lockstep import learn_in_step, why_alone
 from fedstill.clients.distil import Distillation, SoftLabels
 from fedstill.clients.fetching import Fetcher, NodeContext, fetch_labels, fetch_shared
 from fedstill.clients.node_store import read_rows
 from fedstill.clients.private import encode_private
-from fedstill.clients.schemes import Lesson, Outcome, Rows, get_learner, settle
+from fedstill.clients.schemes import LEARNERS, Lesson, Outcome, Rows, get_learner, settle
 from fedstill.common.compressors.recovery import Recovery, make_recovery
 from fedstill.common.config import DistillConfig
 from fedstill.common.encoders import Encoder
-from fedstill.common.errors import ExchangeError
+from fedstill.common.errors import ConfigError, ExchangeError
 from fedstill.common.losses import get_loss
 from fedstill.common.seeding import stream, stream_seed
 from fedstill.common.students import StudentDesign, build_student
@@ -27,6 +28,8 @@ from fedstill.common.training import Optimisation, deterministic, predict_logits
 from fedstill.common.views import Views, open_views
 from fedstill.common.wire import input_from_proto, plan_from_proto, settings_from_proto, views_from_proto
 from fedstill.protos.fedstill.v1 import fleet_pb2
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,16 @@ class Material:
     """The same, or all their views."""
     labels: SoftLabels | None
     shared: Rows | None
+
+
+@dataclass(frozen=True)
+class Study:
+    """A lesson, and who works through it how."""
+
+    node: NodeContext
+    scheme: str
+    torch_seed: int
+    lesson: Lesson
 
 
 def design_student(plan: fleet_pb2.StudentPlan, message: fleet_pb2.InputSpec) -> StudentDesign:
@@ -116,23 +129,56 @@ def make_lesson(
     )
 
 
-def learn(node: NodeContext, task: fleet_pb2.TaskRequest, lesson: Lesson) -> Outcome:
-    """Lets the scheme's learner work through a lesson, reproducibly.
+def make_study(node: NodeContext, task: fleet_pb2.TaskRequest, lesson: Lesson) -> Study:
+    """Puts a task's lesson before the learner of its scheme."""
+    node_id = node.private.node_id
+    seed = stream_seed(task.seed, "student-torch", node=node_id, round_number=task.round)
+    return Study(node, task.hyperparameters.scheme, seed, lesson)
 
-    Args:
-        node: Whose lesson it is.
-        task: The round's task; names scheme and seed.
-        lesson: What there is to learn; its student is changed in place.
+
+def learn(study: Study) -> Outcome:
+    """Lets a learner work through a lesson, reproducibly; the lesson's student is changed in place."""
+    with deterministic(study.torch_seed, num_threads=study.node.config.federation.threads_per_node):
+        outcome = get_learner(study.scheme)(study.lesson)
+        settle(study.lesson, outcome)
+    return outcome
+
+
+def learn_together(studies: Sequence[Study]) -> list[Outcome | Exception]:
+    """Learns many lessons: side by side with others of their scheme those that can, the others alone.
+
+    Which can is a matter of each lesson alone, and so is what comes of it.
 
     Returns:
-        What the round ends with.
+        What each ends with, or what it raised.
     """
-    node_id = node.private.node_id
-    torch_seed = stream_seed(task.seed, "student-torch", node=node_id, round_number=task.round)
-    with deterministic(torch_seed, num_threads=node.config.federation.threads_per_node):
-        outcome = get_learner(task.hyperparameters.scheme)(lesson)
-        settle(lesson, outcome)
-    return outcome
+    ends: dict[int, Outcome | Exception] = {}
+    beside: dict[str, list[int]] = {}
+    for place, study in enumerate(studies):
+        cohort, reason = study.node.config.federation.cohort, why_alone(study.lesson, LEARNERS[study.scheme])
+        if not reason and cohort != "off":
+            beside.setdefault(study.scheme, []).append(place)
+        elif cohort == "require":
+            ends[place] = ConfigError(
+                "federation.cohort is require, and the student cannot be trained in a batch of students:"
+                f" {reason}; set it to auto"
+            )
+        else:
+            ends[place] = attempt(learn, study)
+    for scheme, places in beside.items():
+        first = studies[places[0]]
+        with deterministic(first.torch_seed, num_threads=first.node.config.federation.threads_per_node):
+            outcomes = learn_in_step([studies[place].lesson for place in places], LEARNERS[scheme])
+        ends.update(zip(places, outcomes, strict=True))
+    return [ends[place] for place in range(len(studies))]
+
+
+def attempt(action: Callable[..., Result], *arguments: Any) -> Result | Exception:
+    """Calls a function; what it raises is what comes back."""
+    try:
+        return action(*arguments)
+    except Exception as error:  # noqa: BLE001 - one node's failure is told by that node, and is not the others'
+        return error
 
 
 def weights_seed(task: fleet_pb2.TaskRequest, node_id: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +14,16 @@ from fedstill.clients.choice import choice_to_proto, write_choice
 from fedstill.clients.fetching import Fetcher, NodeContext
 from fedstill.clients.labels import upload_array
 from fedstill.clients.lessons import (
+    Material,
+    attempt,
     design_student,
     fetch_material,
     learn,
+    learn_together,
     make_deadline,
     make_lesson,
     make_student_recovery,
+    make_study,
     weights_seed,
     with_encoder,
 )
@@ -79,6 +83,10 @@ class Assignment:
     watch: Stopwatch
 
 
+Job = tuple[NodeContext, fleet_pb2.TaskRequest]
+Answer = fleet_pb2.TaskResponse | Exception
+
+
 def run_task(node: NodeContext, task: fleet_pb2.TaskRequest) -> fleet_pb2.TaskResponse:
     """Carries out one round's task; the student and its artefact are on disk before it returns.
 
@@ -95,12 +103,41 @@ def run_task(node: NodeContext, task: fleet_pb2.TaskRequest) -> fleet_pb2.TaskRe
     """
     assignment = prepare(node, task)
     with assignment.watch.phase("train"):
-        outcome = learn(assignment.node, task, assignment.lesson)
+        outcome = learn(make_study(assignment.node, task, assignment.lesson))
     return finish(assignment, outcome)
 
 
-def prepare(node: NodeContext, task: fleet_pb2.TaskRequest) -> Assignment:
-    """Fetches what a task refers to and opens the student that it goes on from; see `run_task`."""
+def run_tasks(jobs: Sequence[Job]) -> list[Answer]:
+    """Carries out tasks of one round side by side: students of a kind learn as one batch.
+
+    Args:
+        jobs: Nodes and their tasks.
+
+    Returns:
+        Each node's report, as `run_task` gives it, or what kept it from one.
+    """
+    materials: dict[bytes, Material] = {}
+    prepared = [attempt(prepare, node, task, materials) for node, task in jobs]
+    ready = [one for one in prepared if isinstance(one, Assignment)]
+    began = time.perf_counter()
+    outcomes = learn_together([make_study(one.node, one.task, one.lesson) for one in ready])
+    for one in ready:
+        one.watch.seconds.train += (time.perf_counter() - began) / len(ready)
+    ends = iter(zip(ready, outcomes, strict=True))
+    return [_end(*next(ends)) if isinstance(one, Assignment) else one for one in prepared]
+
+
+def _end(assignment: Assignment, outcome: Outcome | Exception) -> Answer:
+    return outcome if isinstance(outcome, Exception) else attempt(finish, assignment, outcome)
+
+
+def prepare(
+    node: NodeContext, task: fleet_pb2.TaskRequest, materials: dict[bytes, Material] | None = None
+) -> Assignment:
+    """Fetches what a task refers to and opens the student that it goes on from; see `run_task`.
+
+    `materials` keeps what tasks beside this one referred to, by their `LabelSource`: many refer to the same.
+    """
     give_up = make_deadline(task.deadline_seconds)
     design = design_student(task.plan, task.input)
     watch, fetcher = Stopwatch(), Fetcher(node, task.labels)
@@ -108,7 +145,7 @@ def prepare(node: NodeContext, task: fleet_pb2.TaskRequest) -> Assignment:
     node = with_encoder(node, encoder)
     check_private(node.private, design.spec, num_classes=len(design.class_names))
     with watch.phase("fetch"):
-        material = fetch_material(fetcher, task, design)
+        material = _recall(fetcher, task, design, {} if materials is None else materials)
         evaluation = fetcher.fetch(task.labels.evaluation_digest)
         validation = fetcher.fetch(task.labels.validation_digest)
     with watch.phase("train"):
@@ -133,6 +170,16 @@ def prepare(node: NodeContext, task: fleet_pb2.TaskRequest) -> Assignment:
         wire_bytes=fetcher.wire_bytes,
         watch=watch,
     )
+
+
+def _recall(
+    fetcher: Fetcher, task: fleet_pb2.TaskRequest, design: StudentDesign, materials: dict[bytes, Material]
+) -> Material:
+    source = task.labels
+    key = source.SerializeToString(deterministic=True)
+    if source.features_digest or key not in materials:  # features are projected by each node in its own way
+        materials[key] = fetch_material(fetcher, task, design)
+    return materials[key]
 
 
 def finish(assignment: Assignment, outcome: Outcome) -> fleet_pb2.TaskResponse:
@@ -168,6 +215,7 @@ def finish(assignment: Assignment, outcome: Outcome) -> fleet_pb2.TaskResponse:
     reply.student_digest = student_digest
     reply.artefact_digest = digest_files(files)
     reply.num_steps = task.hyperparameters.num_steps
+    reply.learned_together = outcome.learned_together
     reply.host = name_machine()
     if outcome.choice is not None:
         reply.choice.CopyFrom(choice_to_proto(outcome.choice))

@@ -21,18 +21,17 @@ from fedstill.common.runtimes import executorch_program
 if TYPE_CHECKING:
     from torch import nn
 
-    from fedstill.common.models import InputSpec
-
 _STATUS = Path("/proc/self/status")
 _NUM_RUNS = 8
 
 
-def count_macs(model: nn.Module, spec: InputSpec) -> int:
+def count_macs(model: nn.Module, sample_shape: tuple[int, ...], dtype: str) -> int:
     """Counts the multiply-accumulates of one prediction, those of layers with weights.
 
     Args:
         model: A model from raw samples to logits.
-        spec: The samples that it takes.
+        sample_shape: Shape of a raw sample.
+        dtype: Type of its values.
 
     Returns:
         Half of what torch counts as floating-point operations. Additions of
@@ -41,7 +40,7 @@ def count_macs(model: nn.Module, spec: InputSpec) -> int:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    example = torch.zeros((1, *spec.sample_shape), dtype=getattr(torch, spec.dtype))
+    example = torch.zeros((1, *sample_shape), dtype=getattr(torch, dtype))
     model.eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(example)

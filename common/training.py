@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,6 +119,23 @@ def steps_per_epoch(num_samples: int, batch_size: int) -> int:
     return -(-num_samples // batch_size)
 
 
+def make_optimiser(
+    parameters: Iterable[nn.Parameter], optimisation: Optimisation, *, num_steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """Makes what changes parameters in each of a number of steps, and its schedule, to be stepped between."""
+    optimiser = torch.optim.AdamW(
+        parameters,
+        lr=optimisation.learning_rate,
+        weight_decay=optimisation.weight_decay,
+        fused=True,
+    )
+    # The warm-up, a fifth of the steps, has to be longer than one: OneCycleLR divides by the rest.
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, max_lr=optimisation.learning_rate, total_steps=max(6, num_steps), pct_start=0.2
+    )
+    return optimiser, schedule
+
+
 def fit(
     model: nn.Module,
     batches: Iterator[Batch],
@@ -147,16 +164,7 @@ def fit(
     """
     device = torch.device(optimisation.device)
     model.to(device)
-    optimiser = torch.optim.AdamW(
-        model.parameters(),
-        lr=optimisation.learning_rate,
-        weight_decay=optimisation.weight_decay,
-        fused=True,
-    )
-    # The warm-up, a fifth of the steps, has to be longer than one: OneCycleLR divides by the rest.
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, max_lr=optimisation.learning_rate, total_steps=max(6, num_steps), pct_start=0.2
-    )
+    optimiser, schedule = make_optimiser(model.parameters(), optimisation, num_steps=num_steps)
     weights = torch.tensor(loss_weights, device=device)
     history = []
     for step in range(1, num_steps + 1):

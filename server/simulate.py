@@ -30,6 +30,8 @@ from fedstill.server.run.state import STATE_FILE
 from fedstill.server.run.summary import Summary, read_summary
 
 CLIENT_APP = "fedstill.clients.app:app"
+# Nodes of a round that a process trains side by side at most; what they learn does not depend on it.
+MAX_TOGETHER = 32
 
 
 def simulate(
@@ -188,9 +190,12 @@ def _open_grid(
 ) -> Iterator[LocalGrid | RayGrid]:
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     federation = config.federation
+    max_together = 0 if federation.cohort == "off" else MAX_TOGETHER
     if grid_name == "local":
         choose_device(federation.device, key="federation.device")
-        with LocalGrid(CLIENT_APP, num_nodes=federation.num_nodes, run_config=run_config) as local_grid:
+        with LocalGrid(
+            CLIENT_APP, num_nodes=federation.num_nodes, run_config=run_config, max_together=max_together
+        ) as local_grid:
             yield local_grid
         return
     if grid_name != "ray":
@@ -216,6 +221,7 @@ def _open_grid(
             needs=needs,
             working_dir=working_dir,
             environment=environment,
+            max_together=max_together,
         ) as grid,
     ):
         yield grid

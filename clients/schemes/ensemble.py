@@ -24,25 +24,25 @@ from torch import nn
 
 from fedstill.clients.density import choose_shared
 from fedstill.clients.distil import class_log_prior
-from fedstill.clients.schemes.records import Learner, Lesson, Outcome, Rows
+from fedstill.clients.schemes.records import Learner, Learning, Lesson, Rows
 from fedstill.clients.schemes.teacher import learn_alone, learn_from_teacher
 from fedstill.common.features import compute_features
 from fedstill.common.training import predict_logits
 
 
-def learn_with_ensemble(lesson: Lesson) -> Outcome:
+def learn_with_ensemble(lesson: Lesson) -> Learning:
     """Digests the consensus, or begins alone where there is none yet, and labels the public set."""
     assert lesson.public_S is not None
     if lesson.labels is None:
         opinion, num_steps = copy.deepcopy(lesson.student), lesson.num_steps
-        outcome = learn_alone(lesson)
+        outcome = yield from learn_alone(lesson)
     else:
-        outcome = learn_from_teacher(lesson)
+        outcome = yield from learn_from_teacher(lesson)
         opinion = copy.deepcopy(outcome.student)
         num_steps = max(1, round(lesson.revisit_ratio * lesson.num_steps))
     if not lesson.wants_upload:
         return outcome
-    opinion = _revisit(lesson, opinion, num_steps=num_steps)
+    yield from _revisit(lesson, opinion, num_steps=num_steps)
     logits_SC = predict_logits(opinion, lesson.public_S)
     upload = Rows(logits_SC, _choose(lesson, opinion).astype(np.int64))
     return dataclasses.replace(outcome, upload=upload)
@@ -62,10 +62,10 @@ def _choose(lesson: Lesson, opinion: nn.Module) -> np.ndarray:
     )
 
 
-def _revisit(lesson: Lesson, student: nn.Module, *, num_steps: int) -> nn.Module:
+def _revisit(lesson: Lesson, student: nn.Module, *, num_steps: int) -> Learning:
     log_prior_C = class_log_prior(lesson.train.y_S, num_classes=lesson.num_classes)
     revisit = dataclasses.replace(lesson, student=student, num_steps=num_steps)
-    return learn_alone(revisit, log_prior_C=log_prior_C).student
+    return (yield from learn_alone(revisit, log_prior_C=log_prior_C))
 
 
 BUILT_IN: dict[str, Learner] = {"ensemble": learn_with_ensemble, "co-teaching": learn_with_ensemble}

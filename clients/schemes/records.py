@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from torch import nn
 
 from fedstill.clients.choice import Choice
+from fedstill.clients.course import Course, Losses
 from fedstill.clients.distil import Distillation, SoftLabels
 from fedstill.clients.private import LabelledSamples
 from fedstill.common.compressors.recovery import Recovery
@@ -65,6 +67,20 @@ class Lesson:
     remembered: Choice | None = None
     """What the node chose in the round that this one goes on from."""
 
+    def course(self, **changes: Any) -> Course:
+        """Makes the lesson's course on soft labels; `changes` are fields of `Course`."""
+        course = Course(
+            student=self.student,
+            labels=self.labels,
+            private=self.train,
+            distillation=self.distillation,
+            optimisation=self.optimisation,
+            num_steps=self.num_steps,
+            rng=self.rng,
+            on_step=self.on_step,
+        )
+        return replace(course, **changes)
+
     def guest(self) -> Recovery | None:
         """Makes what compresses the student during this lesson's steps."""
         return None if self.recovery is None else self.recovery(self.num_steps)
@@ -79,6 +95,12 @@ class Outcome:
     private_loss: float
     upload: Rows | None = None
     choice: Choice | None = None
+    learned_together: bool = False
+    """As one of a batch of students, or ready to be."""
 
 
-Learner = Callable[[Lesson], Outcome]
+Learning = Generator[Course, Losses, Outcome]
+"""A learner at work: it yields each course that it wants taken, and is sent the course's losses."""
+
+Learner = Callable[[Lesson], Outcome | Learning]
+"""What only trains by courses can be trained beside others; what trains by itself returns an outcome."""

@@ -15,15 +15,12 @@ import copy
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
 
-from fedstill.clients.distil import private_batches
-from fedstill.clients.schemes.records import Learner, Lesson, Outcome, Rows
+from fedstill.clients.schemes.records import Learner, Learning, Lesson, Outcome, Rows
 from fedstill.common.errors import ExchangeError
-from fedstill.common.training import Batch, fit
 
 
-def learn_weights(lesson: Lesson) -> Outcome:
+def learn_weights(lesson: Lesson) -> Learning:
     """Takes the average over, trains a copy of it on private data, and sends that."""
     average = lesson.student
     if lesson.shared is not None:
@@ -31,26 +28,9 @@ def learn_weights(lesson: Lesson) -> Outcome:
     if not lesson.wants_upload:
         return Outcome(average, float("nan"), float("nan"))
     trained = copy.deepcopy(average)
-    anchor = [parameter.detach().clone() for parameter in average.parameters()]
-
-    def loss_terms(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, ...]:
-        private = functional.cross_entropy(model(batch[0]), batch[1])
-        if not lesson.proximal_mu:
-            return (private,)
-        pairs = zip(model.parameters(), anchor, strict=True)
-        return private, torch.stack([(now - then.to(now.device)).square().sum() for now, then in pairs]).sum()
-
-    (loss, *_) = fit(
-        trained,
-        private_batches(lesson.train, lesson.distillation.batch_size, lesson.rng),
-        loss_terms,
-        loss_weights=(1.0, lesson.proximal_mu / 2) if lesson.proximal_mu else (1.0,),
-        num_steps=lesson.num_steps,
-        optimisation=lesson.optimisation,
-        on_step=lesson.on_step,
-    )
+    losses = yield lesson.course(student=trained, labels=None, proximal_mu=lesson.proximal_mu)
     upload = Rows(flatten_weights(trained)[None, :], np.array([len(lesson.train)]))
-    return Outcome(average, float("nan"), loss, upload)
+    return Outcome(average, float("nan"), losses.private, upload)
 
 
 def flatten_weights(model: nn.Module) -> np.ndarray:

@@ -104,4 +104,10 @@ class FederationConfig(Section):
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="trains students; auto: a GPU if any")
     threads_per_node: int = Field(1, ge=1, le=256, description="threads that train one student")
+    cohort: Literal["auto", "off", "require"] = Field(
+        "auto",
+        description="simulated nodes whose students have layers that allow it are trained as one batch, each"
+        " as if it were alone, in sums of another order; off: one after the other, as devices do;"
+        " require: others are refused",
+    )
     control_fraction: Unit = Field(1.0, description="nodes that also train the `local` control at the end")

@@ -29,7 +29,8 @@ def kl_divergence(
     """
     student = functional.log_softmax(student_logits_SC / temperature, dim=1)
     teacher = functional.log_softmax(teacher_logits_SC.detach() / temperature, dim=1)
-    return functional.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+    # Not `functional.kl_div`, which has no form for many students at once (`torch.vmap`).
+    return (teacher.exp() * (teacher - student)).sum() / len(teacher) * temperature**2
 
 
 BUILT_IN: dict[str, DistillLoss] = {"kl": kl_divergence}

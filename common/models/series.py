@@ -9,7 +9,7 @@ from fedstill.common.models.inputs import InputSpec
 from fedstill.common.models.registry import scale_width
 
 
-class _MeanOverTime(nn.Module):
+class MeanOverTime(nn.Module):
     def forward(self, features_SCT: torch.Tensor) -> torch.Tensor:
         return features_SCT.mean(dim=2)
 
@@ -34,7 +34,7 @@ def build_series_cnn(spec: InputSpec, *, num_classes: int, width: float) -> nn.M
         *_convolution(channels, first, 5),
         *_convolution(first, second, 5),
         *_convolution(second, third, 3),
-        _MeanOverTime(),
+        MeanOverTime(),
         nn.Linear(third, num_classes),
     )
 
@@ -49,7 +49,7 @@ def build_series_cnn_large(spec: InputSpec, *, num_classes: int, width: float) -
         *_normalised_convolution(first, second, 5),
         nn.Dropout(0.2),
         *_normalised_convolution(second, second, 5),
-        _MeanOverTime(),
+        MeanOverTime(),
         nn.Dropout(0.4),
         nn.Linear(second, second),
         nn.ReLU(),

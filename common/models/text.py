@@ -49,7 +49,7 @@ def sum_up(vectors_STD: torch.Tensor, present_ST: torch.Tensor) -> torch.Tensor:
     return vectors_STD.sum(dim=1) / counts_S1.sqrt()
 
 
-class _BagOfWords(nn.Module):
+class BagOfWords(nn.Module):
     def __init__(self, num_ids: int, size: int) -> None:
         super().__init__()
         self.embedding = make_embedding(num_ids, size)
@@ -61,7 +61,7 @@ class _BagOfWords(nn.Module):
 def build_embedding_bag(spec: InputSpec, *, num_classes: int, width: float) -> nn.Module:
     """Bag of word embeddings and one linear layer (Joulin 2017, 1607.01759, without n-grams)."""
     size = scale_width(16, width)
-    return nn.Sequential(_BagOfWords(spec.num_ids, size), nn.Linear(size, num_classes))
+    return nn.Sequential(BagOfWords(spec.num_ids, size), nn.Linear(size, num_classes))
 
 
 def build_embedding_bag_large(spec: InputSpec, *, num_classes: int, width: float) -> nn.Module:
@@ -69,7 +69,7 @@ def build_embedding_bag_large(spec: InputSpec, *, num_classes: int, width: float
     size = scale_width(128, width)
     return nn.Sequential(
         WordDropout(0.3),
-        _BagOfWords(spec.num_ids, size),
+        BagOfWords(spec.num_ids, size),
         nn.Dropout(0.3),
         nn.Linear(size, num_classes),
     )

@@ -90,7 +90,7 @@ def measure_row(
             "accuracy": float(np.mean(test == dataset.y_test)),
             "agreement": float(np.mean(test == taught)),
             "num_parameters": num_parameters,
-            "macs": None if model is None else count_macs(model, spec),
+            "macs": None if model is None else count_macs(model, spec.sample_shape, spec.dtype),
             "model_bytes": sum(map(len, exported.files.values())),
             "artefact_bytes": artefact_bytes,
             "peak_memory_bytes": measure_peak_memory(artefact_dir),

@@ -365,7 +365,8 @@ def _cost_rows(summary: Summary) -> list[tuple[str, str, str]]:
     rows.append(("artefact size", format_bytes(fleet.artefact_bytes_mean), f"mean{ratio}"))
     rounds = [entry.seconds for entry in summary.rounds]
     median = f"a round {format_seconds(statistics.median(rounds))} (median)" if rounds else "no round"
-    rows.append(("time", format_seconds(summary.wall_seconds), median))
+    batched = f"; {fleet.num_learned_together} of {len(summary.nodes)} students trained in batches"
+    rows.append(("time", format_seconds(summary.wall_seconds), f"{median}{batched}"))
     exchanged = fleet.bytes_down + fleet.bytes_up
     split = f"labels: {format_bytes(fleet.bytes_down)} down, {format_bytes(fleet.bytes_up)} up"
     rows.append(("exchanged", format_bytes(exchanged), split))

@@ -156,6 +156,7 @@ def _summarise_node(
         artefact_upload_bytes=closing.upload_bytes,
         num_rounds=node.num_rounds,
         num_state_resets=node.num_state_resets,
+        learned_together=report.learned_together,
         device=_summarise_device(node),
         choices=choices,
         quality=quality,
@@ -205,6 +206,7 @@ def _summarise_fleet(nodes: list[NodeSummary], state: FederationState) -> FleetS
         wire_bytes_actual=sum(node.wire_bytes for node in state.nodes.values()),
         fedavg_bytes=sum(node.fedavg_bytes for node in state.nodes.values()),
         artefact_bytes_mean=_mean(node.artefact_bytes for node in nodes),
+        num_learned_together=sum(node.learned_together for node in nodes),
     )
 
 

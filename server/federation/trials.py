@@ -21,11 +21,13 @@ from fedstill.common.codecs import CODECS, get_codec
 from fedstill.common.compressors.exporters import EXPORTERS
 from fedstill.common.compressors.recovery import make_recovery
 from fedstill.common.config import Config
+from fedstill.common.costs import count_macs
 from fedstill.common.errors import ConfigError, FedStillError
 from fedstill.common.features import compute_features
 from fedstill.common.inference import open_graph
 from fedstill.common.losses import FEATURE_LOSSES, LOSSES, compares_features, feature_tap, get_loss
-from fedstill.common.models import MODELS, InputSpec, resolve_model
+from fedstill.common.models import MODELS, InputSpec, build_model, resolve_model
+from fedstill.common.models.batched import why_not_batched
 from fedstill.common.models.foreign import takes_text
 from fedstill.common.modules import call_foreign, describe_fault
 from fedstill.common.runtimes import get_runtime
@@ -64,7 +66,34 @@ def try_own(exchange: Exchange, *, holds_teacher: bool) -> None:
         if scheme.has_teacher and not config.teacher.labels:
             try_teacher(exchange, holds_teacher=holds_teacher or bool(config.teacher.checkpoint))
         for name in dict.fromkeys(part.strip() for part in config.student.model.split(",")):
-            try_student(exchange, resolve_model(name, role="student", spec=exchange.spec))
+            model = resolve_model(name, role="student", spec=exchange.spec)
+            try_student(exchange, model)
+            if config.federation.cohort == "require":
+                try_cohort(exchange, model)
+
+
+def try_cohort(exchange: Exchange, name: str) -> None:
+    """Raises `ConfigError` where students of that name cannot be trained in batches of them."""
+    config, spec = exchange.config, exchange.spec
+    reason = ""
+    if get_scheme(config.federation.scheme).rows in ("classes", "features"):
+        reason = f"in scheme {config.federation.scheme} they train by themselves"
+    elif config.distill.mode == "auto":
+        reason = "with distill.mode = 'auto' they look at themselves between the steps"
+    elif compares_features(config.distill.loss):
+        reason = f"{config.distill.loss} compares features"
+    elif config.compress.plan.changes_training:
+        reason = "they are compressed while they train"
+    else:
+        model = build_model(name, spec, num_classes=exchange.dataset.num_classes, width=config.student.width)
+        num_macs = count_macs(model, spec.sample_shape, spec.dtype)
+        hindrance = why_not_batched(model, num_macs=num_macs)
+        reason = f"of {name} {hindrance}" if hindrance else ""
+    if reason:
+        raise ConfigError(
+            f"federation.cohort is require, and students cannot be trained in batches: {reason};"
+            " set it to auto"
+        )
 
 
 @contextlib.contextmanager

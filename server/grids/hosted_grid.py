@@ -6,7 +6,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Iterable, Set
 
-from flwr.app import Message, RecordDict
+from flwr.app import Message, MessageType, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
@@ -33,10 +33,13 @@ class HostedGrid(Grid):
 
     Args:
         num_nodes: Virtual nodes; their ids are 1 to num_nodes.
+        max_together: Messages of one type and group, of nodes to train, that a host carries out side
+            by side at most, where its app has a way to; 0: each is carried out by itself.
     """
 
-    def __init__(self, *, num_nodes: int) -> None:
+    def __init__(self, *, num_nodes: int, max_together: int = 0) -> None:
         self._num_nodes = num_nodes
+        self._max_together = max_together
         self._replies: dict[str, bytes] = {}
         self.set_run(Run.create_empty(run_id=time.time_ns()))
 
@@ -93,7 +96,10 @@ class HostedGrid(Grid):
             message_ids.append(message_id)
             # From here on by a clock that nobody sets: a machine's own may jump by weeks.
             expires_at = time.monotonic() + metadata.ttl - (time.time() - metadata.created_at)
-            self._accept(Job(message_id, metadata.dst_node_id, encode(message), expires_at))
+            group = ""
+            if self._max_together and metadata.message_type.partition(".")[0] == MessageType.TRAIN:
+                group = f"{metadata.message_type} {metadata.group_id}"
+            self._accept(Job(message_id, metadata.dst_node_id, encode(message), expires_at, group))
         return message_ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:

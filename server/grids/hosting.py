@@ -12,7 +12,7 @@ import math
 import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import NamedTuple
@@ -25,6 +25,8 @@ from flwr.proto.message_pb2 import Message as ProtoMessage
 
 from fedstill.common.config import Scalar
 from fedstill.common.errors import ConfigError, RunError
+
+Together = Callable[[Sequence[Message], Sequence[Context]], list[Message | Exception]]
 
 _log = logging.getLogger("fedstill.node")
 
@@ -75,6 +77,7 @@ class NodeHost:
         self._num_nodes = num_nodes
         self._run_config = dict(run_config)
         self._contexts: dict[int, Context] = {}
+        self._together: Mapping[str, Together] = {}
 
     def warm_up(self) -> None:
         """Imports the app ahead of the first message; a failure is left for that message to report."""
@@ -113,13 +116,50 @@ class NodeHost:
             _log.exception("node %d answers with an error", message.metadata.dst_node_id)
             return refuse(message, code=code, reason=f"{type(error).__name__}: {error}")
 
+    def handle_together(self, batch: Sequence[tuple[bytes, bool]]) -> list[bytes]:
+        """Carries out messages of one type side by side, where the app's module has a way to.
+
+        That is a function in its dictionary `TOGETHER`, by type of message: from messages and
+        contexts to replies, or what kept a node from one, in their order.
+
+        Args:
+            batch: Messages and whether each one's node starts afresh, as for `handle`.
+
+        Returns:
+            A reply to each, as `handle` gives it.
+        """
+        self.warm_up()
+        messages = [decode(data) for data, _ in batch]
+        carry_out = self._together.get(messages[0].metadata.message_type) if messages else None
+        if carry_out is None:
+            return [self.handle(data, fresh=fresh) for data, fresh in batch]
+        contexts = [
+            self._context_of(message, fresh=fresh)
+            for message, (_, fresh) in zip(messages, batch, strict=True)
+        ]
+        try:
+            replies = carry_out(messages, contexts)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - as in `handle`
+            failure = error if isinstance(error, Exception) else RunError(f"{type(error).__name__}: {error}")
+            replies = [failure] * len(messages)
+        return [self._close(message, reply) for message, reply in zip(messages, replies, strict=True)]
+
+    def _close(self, message: Message, reply: Message | BaseException) -> bytes:
+        if isinstance(reply, Message):
+            stamp(reply)
+            return encode(reply)
+        _log.error("node %d answers with an error", message.metadata.dst_node_id, exc_info=reply)
+        code = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+        return refuse(message, code=code, reason=f"{type(reply).__name__}: {reply}")
+
     def _load(self) -> ClientApp:
         if isinstance(self._client_app, str):
             module, _, name = self._client_app.partition(":")
-            loaded = getattr(importlib.import_module(module), name or "app", None)
+            found = importlib.import_module(module)
+            loaded = getattr(found, name or "app", None)
             if not isinstance(loaded, ClientApp):
                 raise ConfigError(f"expected a ClientApp at {self._client_app}, got {type(loaded).__name__}")
-            self._client_app = loaded
+            self._client_app, self._together = loaded, getattr(found, "TOGETHER", {})
         return self._client_app
 
     def _context_of(self, message: Message, *, fresh: bool) -> Context:
@@ -206,6 +246,12 @@ class BatchHost:
             if len(run.replies) < run.num_begun:
                 self._cut = run
             return run.sum_up()
+
+    def handle_together(self, batch: Sequence[tuple[bytes, bool]]) -> Progress:
+        """Carries out messages side by side, as `NodeHost.handle_together`, and waits for all."""
+        began = time.monotonic()
+        replies = self._thread.submit(self._host.handle_together, batch).result()
+        return Progress(replies, len(replies), time.monotonic() - began)
 
     def finish(self) -> Progress:
         """Waits for the message that `handle` left running, and returns its reply alike."""

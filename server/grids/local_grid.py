@@ -18,13 +18,14 @@ from fedstill.server.grids.mailroom import Job
 class LocalGrid(HostedGrid):
     """Runs nodes in this process, one message at a time, in the order they were sent.
 
-    Messages wait when pushed, and each pull carries out one of them: a round can be
+    Messages wait when pushed, and each pull carries out one of them, or a group: a round can be
     closed before all replies are in, and the rest come late, as on a real fleet.
 
     Args:
         client_app: The app, or where to import it from, as "fedstill.clients.app:app".
         num_nodes: Virtual nodes; their ids are 1 to num_nodes.
         run_config: Flat, dotted keys that each node finds in its context.
+        max_together: As for `HostedGrid`.
     """
 
     def __init__(
@@ -33,8 +34,9 @@ class LocalGrid(HostedGrid):
         *,
         num_nodes: int,
         run_config: Mapping[str, Scalar],
+        max_together: int = 0,
     ) -> None:
-        super().__init__(num_nodes=num_nodes)
+        super().__init__(num_nodes=num_nodes, max_together=max_together)
         self._host = NodeHost(client_app, num_nodes=num_nodes, run_config=run_config)
         self._queue: deque[Job] = deque()
 
@@ -55,6 +57,14 @@ class LocalGrid(HostedGrid):
         if not self._queue:
             time.sleep(timeout_seconds)
             return
-        job = self._queue.popleft()
-        if not self._expired(job):
-            self._answer(job, self._host.handle(job.data))
+        jobs = [self._queue.popleft()]
+        group = jobs[0].group
+        while group and self._queue and len(jobs) < self._max_together and self._queue[0].group == group:
+            jobs.append(self._queue.popleft())
+        jobs = [job for job in jobs if not self._expired(job)]
+        if not group:
+            replies = [self._host.handle(job.data) for job in jobs]
+        else:
+            replies = self._host.handle_together([(job.data, False) for job in jobs])
+        for job, reply in zip(jobs, replies, strict=True):
+            self._answer(job, reply)

@@ -15,6 +15,8 @@ class Job:
     node_id: int
     data: bytes
     expires_at: float
+    group: str = ""
+    """Those of one group may be carried out side by side on one host; "" is none."""
     travels_alone: bool = False
     """It was in a batch that took its host along, so no other may share its fate again."""
 
@@ -72,27 +74,32 @@ class Mailroom:
         if len(own) < 2:
             return False
         job = self._waiting[own[0]][0]
-        return job.expires_at > until and not job.travels_alone
+        return job.expires_at > until and not job.travels_alone and not job.group
 
-    def take(self, host: int, *, at_most: int = 1) -> list[Job]:
+    def take(self, host: int, *, at_most: int = 1, of_group: int = 1) -> list[Job]:
         """Hands out messages for a host, each of another node, which is busy until `done`.
 
         Args:
             host: Who asks.
             at_most: Messages wanted; it gets no more than its share of those that wait.
+            of_group: Messages wanted where they are of one group: its own, and a share of others'.
 
         Returns:
             Messages in the order to carry them out; none where none wait.
         """
         reach = self._reach(host)
-        num_wanted = min(at_most, math.ceil(sum(map(len, reach)) / len(reach)))
+        share = math.ceil(sum(map(len, reach)) / len(reach))
+        num_wanted = min(at_most, share)
         jobs: list[Job] = []
         while len(jobs) < num_wanted:
             own = self._ready[host]
             # Its own from the front, others' from the back, where they would wait longest.
             ready = own or max(reach, key=len)
             node_id = own[0] if own else ready[-1]
-            if jobs and self._waiting[node_id][0].travels_alone:
+            job = self._waiting[node_id][0]
+            if not jobs and job.group:
+                num_wanted = min(of_group, max(share, len(own)))
+            if jobs and (job.travels_alone or job.group != jobs[0].group):
                 break
             _ = own.popleft() if own else ready.pop()
             self._in_hand.add(node_id)

@@ -81,8 +81,9 @@ class RayGrid(HostedGrid):
     """Dispatches messages to persistent Ray actors that host several nodes each.
 
     An idle actor takes the next node that waits, its own ones first, so a straggler
-    holds up nobody. Messages go one by one; while they are short and have no deadline, the next
-    one waits on the actor already, and while they are very short, they go in batches. An actor that is
+    holds up nobody. Messages of a group go side by side, others one by one; while they are short and
+    have no deadline, the next one waits on the actor already, and while they are very short, they go in
+    batches. An actor that is
     lost costs one message, which is answered by an error (`NODE_UNAVAILABLE`), and Ray
     brings the actor back, on another machine if need be. Where several were on the actor
     nobody knows which of them it was: each is sent again, alone, so a message may be
@@ -99,6 +100,7 @@ class RayGrid(HostedGrid):
         needs: What Ray sets aside for each actor.
         working_dir: A folder of the user's whose modules the actors can import.
         environment: Variables for the actors, over `ray_connection.ENVIRONMENT`.
+        max_together: As for `HostedGrid`.
 
     Raises:
         ConfigError: No Ray cluster answers at `ray_address`.
@@ -116,8 +118,9 @@ class RayGrid(HostedGrid):
         needs: ActorNeeds | None = None,
         working_dir: Path | None = None,
         environment: Mapping[str, str] | None = None,
+        max_together: int = 0,
     ) -> None:
-        super().__init__(num_nodes=num_nodes)
+        super().__init__(num_nodes=num_nodes, max_together=max_together)
         self._slots: list[_Slot] = []
         self._in_flight: dict[Any, _Call] = {}
         self._hosted: dict[int, tuple[int, int]] = {}
@@ -182,7 +185,7 @@ class RayGrid(HostedGrid):
 
     def _accept(self, job: Job) -> None:
         home = self._slots[self._mail.put(job)]
-        if home.is_idle:
+        if home.is_idle and not job.group:  # others of its group may come yet
             self._give_work(home)
 
     def _advance(self, timeout_seconds: float) -> None:
@@ -239,7 +242,7 @@ class RayGrid(HostedGrid):
 
     def _go_on(self, call: _Call, progress: Progress) -> None:
         slot, num_done = call.slot, len(progress.replies)
-        if progress.num_begun:
+        if progress.num_begun and not call.jobs[0].group:
             slot.last_seconds = progress.seconds
             if progress.seconds < BATCH_SECONDS / 2:
                 slot.batch_size = min(2 * slot.batch_size, MAX_BATCH)
@@ -276,7 +279,7 @@ class RayGrid(HostedGrid):
 
     def _send(self, slot: _Slot, *, is_ahead: bool = False) -> Any:
         jobs: list[Job] = []
-        for job in self._mail.take(slot.index, at_most=slot.batch_size):
+        for job in self._mail.take(slot.index, at_most=slot.batch_size, of_group=self._max_together):
             if self._expired(job):
                 self._mail.done(job.node_id)
             else:
@@ -284,6 +287,8 @@ class RayGrid(HostedGrid):
         if not jobs:
             return None
         batch = [(job.data, self._hosted.get(job.node_id) != slot.incarnation) for job in jobs]
+        if jobs[0].group:
+            return self._call(slot, slot.actor.handle_together.remote(batch), jobs)
         if is_ahead:
             return self._call(slot, slot.actor.wait_and_handle.remote(batch, AHEAD_SECONDS), jobs)
         ref = slot.actor.handle.remote(batch, BATCH_SECONDS if len(jobs) > 1 else None)

@@ -181,7 +181,7 @@ def measure_cost(candidate: Candidate, subject: Subject) -> Cost:
         artefact_bytes=artefact_bytes,
         memory_bytes=weights + measure_activations(student, subject.calibration_S[:1]),
         num_parameters=count_parameters(student),
-        num_macs=count_macs(student, subject.spec),
+        num_macs=count_macs(student, subject.spec.sample_shape, subject.spec.dtype),
         latency_seconds=measure_quiet_latency(predict, subject.calibration_S[:1], budget_seconds=0.3),
     )
 

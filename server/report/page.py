@@ -73,8 +73,10 @@ def _lead(summary: Summary) -> str:
     rounds = f"{num_rounds} round{'' if num_rounds == 1 else 's'}"
     what = f"Scheme {summary.scheme} on {summary.dataset}: {len(summary.nodes):,} nodes, {rounds}"
     resumed = f", resumed {summary.num_resumes} times" if summary.num_resumes else ""
+    batched = f"{summary.fleet.num_learned_together} of {len(summary.nodes)} students trained in batches"
     return (
-        f"{what}, {format_seconds(summary.wall_seconds)}{resumed}. Ended because: {summary.stopped_because}."
+        f"{what}, {format_seconds(summary.wall_seconds)}{resumed}; {batched}."
+        f" Ended because: {summary.stopped_because}."
     )
 
 

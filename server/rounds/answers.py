@@ -108,6 +108,7 @@ def score_reply(response: fleet_pb2.TaskResponse, truth: Truth, task: fleet_pb2.
         latency_seconds_batch1=response.latency_seconds_batch1 or None,
         fp32_latency_seconds_batch1=response.fp32_latency_seconds_batch1 or None,
         state_reset=response.state_reset,
+        learned_together=response.learned_together,
         choice=describe_choice(response),
         wire_bytes=response.wire_bytes_down,
         phase_seconds=PhaseSeconds(

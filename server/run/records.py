@@ -73,6 +73,7 @@ class NodeRecord(_Record):
     latency_seconds_batch1: float | None = None
     fp32_latency_seconds_batch1: float | None = None
     state_reset: bool = False
+    learned_together: bool = False
     choice: ChoiceRecord | None = None
     wire_bytes: int = 0
     phase_seconds: PhaseSeconds = PhaseSeconds()

@@ -151,6 +151,9 @@ class NodeSummary(Record):
     artefact_upload_bytes: int
     num_rounds: int
     num_state_resets: int
+    learned_together: bool = Field(
+        False, description="the student was trained in a batch of students, as federation.cohort has it"
+    )
     device: DeviceSummary | None = Field(None, description="null where the node has no device profile")
     choices: list[ChoiceSummary] = Field(
         [], description="by round, where nodes set temperature, lambda and stop for themselves"
@@ -174,6 +177,7 @@ class FleetSummary(Record):
     wire_bytes_actual: int
     fedavg_bytes: int
     artefact_bytes_mean: float | None
+    num_learned_together: int = Field(0, description="nodes whose students were trained in batches of them")
 
 
 class RoundSummary(Record):

@@ -12,17 +12,21 @@ from fedstill.common.onnx_export import trace_model
 from fedstill.common.runtimes.onnx_graph import MODEL_FILE
 
 SPEC = InputSpec("tabular", (6,), "float32", "F", 1.0, (0.0,) * 6, (1.0,) * 6)
-IMAGES = InputSpec("image", (3, 8, 8), "float32", "CHW", 1.0, (0.0,) * 3, (1.0,) * 3)
 
 
 def test_macs_of_a_layer_are_those_counted_by_hand():
-    assert count_macs(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2)), SPEC) == 6 * 5 + 5 * 2
+    assert (
+        count_macs(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2)), (6,), "float32")
+        == 6 * 5 + 5 * 2
+    )
     convolution = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.Flatten(), nn.Linear(64, 7))
-    assert count_macs(convolution, IMAGES) == 4 * 3 * 9 * 4 * 4 + 64 * 7
+    assert count_macs(convolution, (3, 8, 8), "float32") == 4 * 3 * 9 * 4 * 4 + 64 * 7
 
 
 def test_fewer_channels_are_fewer_macs():
-    wide, narrow = (count_macs(nn.Sequential(nn.Conv2d(3, width, 3)), IMAGES) for width in (8, 4))
+    wide, narrow = (
+        count_macs(nn.Sequential(nn.Conv2d(3, width, 3)), (3, 8, 8), "float32") for width in (8, 4)
+    )
     assert wide == 2 * narrow
 
 

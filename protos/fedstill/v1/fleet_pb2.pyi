@@ -259,7 +259,7 @@ class Predictions(_message.Message):
     def __init__(self, classes: _Optional[bytes] = ..., confidences: _Optional[bytes] = ...) -> None: ...
 
 class TaskResponse(_message.Message):
-    __slots__ = ("run_id", "round", "node_id", "state_reset", "distillation_loss", "private_loss", "private_validation_accuracy", "private_test_accuracy", "evaluation", "evaluation_fp32", "validation", "model", "wire_bytes_down", "seconds", "student_digest", "artefact_digest", "num_steps", "host", "upload_digest", "upload_bytes", "upload_counts", "latency_seconds_batch1", "fp32_latency_seconds_batch1", "choice")
+    __slots__ = ("run_id", "round", "node_id", "state_reset", "distillation_loss", "private_loss", "private_validation_accuracy", "private_test_accuracy", "evaluation", "evaluation_fp32", "validation", "model", "wire_bytes_down", "seconds", "student_digest", "artefact_digest", "num_steps", "host", "upload_digest", "upload_bytes", "upload_counts", "learned_together", "latency_seconds_batch1", "fp32_latency_seconds_batch1", "choice")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -281,6 +281,7 @@ class TaskResponse(_message.Message):
     UPLOAD_DIGEST_FIELD_NUMBER: _ClassVar[int]
     UPLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
     UPLOAD_COUNTS_FIELD_NUMBER: _ClassVar[int]
+    LEARNED_TOGETHER_FIELD_NUMBER: _ClassVar[int]
     LATENCY_SECONDS_BATCH1_FIELD_NUMBER: _ClassVar[int]
     FP32_LATENCY_SECONDS_BATCH1_FIELD_NUMBER: _ClassVar[int]
     CHOICE_FIELD_NUMBER: _ClassVar[int]
@@ -305,10 +306,11 @@ class TaskResponse(_message.Message):
     upload_digest: bytes
     upload_bytes: int
     upload_counts: _containers.RepeatedScalarFieldContainer[int]
+    learned_together: bool
     latency_seconds_batch1: float
     fp32_latency_seconds_batch1: float
     choice: Choice
-    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., node_id: _Optional[str] = ..., state_reset: _Optional[bool] = ..., distillation_loss: _Optional[float] = ..., private_loss: _Optional[float] = ..., private_validation_accuracy: _Optional[float] = ..., private_test_accuracy: _Optional[float] = ..., evaluation: _Optional[_Union[Predictions, _Mapping]] = ..., evaluation_fp32: _Optional[_Union[Predictions, _Mapping]] = ..., validation: _Optional[_Union[Predictions, _Mapping]] = ..., model: _Optional[_Union[ModelFacts, _Mapping]] = ..., wire_bytes_down: _Optional[int] = ..., seconds: _Optional[_Union[PhaseSeconds, _Mapping]] = ..., student_digest: _Optional[str] = ..., artefact_digest: _Optional[str] = ..., num_steps: _Optional[int] = ..., host: _Optional[str] = ..., upload_digest: _Optional[bytes] = ..., upload_bytes: _Optional[int] = ..., upload_counts: _Optional[_Iterable[int]] = ..., latency_seconds_batch1: _Optional[float] = ..., fp32_latency_seconds_batch1: _Optional[float] = ..., choice: _Optional[_Union[Choice, _Mapping]] = ...) -> None: ...
+    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., node_id: _Optional[str] = ..., state_reset: _Optional[bool] = ..., distillation_loss: _Optional[float] = ..., private_loss: _Optional[float] = ..., private_validation_accuracy: _Optional[float] = ..., private_test_accuracy: _Optional[float] = ..., evaluation: _Optional[_Union[Predictions, _Mapping]] = ..., evaluation_fp32: _Optional[_Union[Predictions, _Mapping]] = ..., validation: _Optional[_Union[Predictions, _Mapping]] = ..., model: _Optional[_Union[ModelFacts, _Mapping]] = ..., wire_bytes_down: _Optional[int] = ..., seconds: _Optional[_Union[PhaseSeconds, _Mapping]] = ..., student_digest: _Optional[str] = ..., artefact_digest: _Optional[str] = ..., num_steps: _Optional[int] = ..., host: _Optional[str] = ..., upload_digest: _Optional[bytes] = ..., upload_bytes: _Optional[int] = ..., upload_counts: _Optional[_Iterable[int]] = ..., learned_together: _Optional[bool] = ..., latency_seconds_batch1: _Optional[float] = ..., fp32_latency_seconds_batch1: _Optional[float] = ..., choice: _Optional[_Union[Choice, _Mapping]] = ...) -> None: ...
 
 class Choice(_message.Message):
     __slots__ = ("temperature", "distill_lambda", "num_steps", "public_share", "own_accuracy", "alone_accuracy", "num_validation", "num_trial_steps", "why")

@@ -105,3 +105,39 @@ def test_only_a_message_with_time_left_waits_behind_another_and_never_the_last()
     assert not room.may_wait(0, until=0.0)  # the next one travels alone
     room.take(0)
     assert not room.may_wait(0, until=0.0)  # the last
+
+
+def grouped(num_hosts, node_ids, group="train 1"):
+    mail = Mailroom(num_hosts)
+    for node_id in node_ids:
+        mail.put(replace(job(node_id), group=group))
+    return mail
+
+
+def test_a_host_takes_all_its_own_of_a_group():
+    mail = grouped(2, range(1, 9))
+    assert nodes(mail.take(0, of_group=32)) == [1, 3, 5, 7]
+    assert nodes(mail.take(1, of_group=32)) == [2, 4, 6, 8]
+
+
+def test_of_a_group_no_more_than_wanted_and_of_others_a_share():
+    mail = grouped(2, range(1, 13))
+    assert nodes(mail.take(0, of_group=4)) == [1, 3, 5, 7]
+    assert nodes(mail.take(0, of_group=4)) == [9, 11, 12, 10]
+    assert nodes(mail.take(0, of_group=4)) == [8, 6]
+
+
+def test_two_groups_never_go_together():
+    mail = grouped(1, range(1, 4))
+    for node_id in (4, 5):
+        mail.put(replace(job(node_id), group="train 2"))
+    assert nodes(mail.take(0, of_group=32)) == [1, 2, 3]
+    assert nodes(mail.take(0, of_group=32)) == [4, 5]
+
+
+def test_one_that_took_its_host_along_goes_alone_though_it_has_a_group():
+    mail = Mailroom(1)
+    mail.put(replace(job(1), group="train 1"))
+    mail.put(replace(job(2), group="train 1", travels_alone=True))
+    mail.put(replace(job(3), group="train 1"))
+    assert [nodes(mail.take(0, of_group=32)) for _ in range(3)] == [[1], [2], [3]]
