@@ -20,7 +20,6 @@ from fedstill.clients.lessons import (
     learn_together,
     make_deadline,
     make_lesson,
-    make_optimisation,
     make_student_recovery,
     make_study,
     weights_seed,
@@ -33,6 +32,7 @@ from fedstill.common.inference import open_graph, predict_probabilities
 from fedstill.common.losses import get_loss
 from fedstill.common.seeding import stream, stream_seed
 from fedstill.common.students import StudentDesign, build_student, export_student
+from fedstill.common.training import Optimisation
 from fedstill.common.wire import predictions_to_proto, settings_from_proto
 from fedstill.protos.fedstill.v1 import fleet_pb2
 
@@ -130,7 +130,7 @@ def _local_study(node: NodeContext, request: fleet_pb2.ControlRequest, design: S
         distillation=Distillation(
             get_loss(settings.loss), settings.temperature, settings.lambda_, settings.batch_size
         ),
-        optimisation=make_optimisation(settings, node.device),
+        optimisation=Optimisation.of(settings, node.device),
         num_steps=request.hyperparameters.num_steps,
         proximal_mu=0.0,
         wants_upload=False,

@@ -18,7 +18,6 @@ from fedstill.clients.node_store import read_rows
 from fedstill.clients.private import encode_private
 from fedstill.clients.schemes import LEARNERS, Lesson, Outcome, Rows, get_learner, settle
 from fedstill.common.compressors.recovery import Recovery, make_recovery
-from fedstill.common.config import DistillConfig
 from fedstill.common.encoders import Encoder
 from fedstill.common.errors import ConfigError, ExchangeError
 from fedstill.common.losses import get_loss
@@ -115,7 +114,7 @@ def make_lesson(
         distillation=Distillation(
             get_loss(settings.loss), settings.temperature, settings.lambda_, settings.batch_size
         ),
-        optimisation=make_optimisation(settings, node.device),
+        optimisation=Optimisation.of(settings, node.device),
         num_steps=hyper.num_steps,
         proximal_mu=hyper.proximal_mu,
         wants_upload=task.wants_upload,
@@ -185,10 +184,6 @@ def weights_seed(task: fleet_pb2.TaskRequest, node_id: str) -> int:
     # Averaging only makes sense from a common beginning; elsewhere each node has its own.
     node = "" if task.hyperparameters.begins_together else node_id
     return stream_seed(task.seed, "student-weights", node=node)
-
-
-def make_optimisation(settings: DistillConfig, device: str) -> Optimisation:
-    return Optimisation(settings.learning_rate, settings.weight_decay, device)
 
 
 def make_student_recovery(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -16,17 +16,40 @@ from torch import nn
 from fedstill.common.errors import CheckpointError, ConfigError, DataError
 from fedstill.common.views import Views
 
+if TYPE_CHECKING:
+    from fedstill.common.config import DistillConfig
+
 Batch = tuple[torch.Tensor, ...]
 
 
 @dataclass(frozen=True)
 class Optimisation:
-    """AdamW under a one-cycle schedule; the learning rate is its peak."""
+    """How a training's steps change weights."""
 
     learning_rate: float
+    """The highest of the schedule."""
     weight_decay: float
+    """Decoupled with adamw; added to the gradients with adam and sgd, as is usual."""
     device: str = "cpu"
     """What torch computes on."""
+    optimiser: str = "adamw"
+    """adamw, adam or sgd."""
+    momentum: float = 0.0
+    """Of sgd."""
+    schedule: str = "one-cycle"
+    """one-cycle (up for a fifth of the steps, then down to nearly nothing), cosine (down to 0), constant."""
+
+    @classmethod
+    def of(cls, settings: DistillConfig, device: str = "cpu") -> Optimisation:
+        """Takes what the configuration says of students' training."""
+        return cls(
+            settings.learning_rate,
+            settings.weight_decay,
+            device,
+            optimiser=settings.optimiser,
+            momentum=settings.momentum,
+            schedule=settings.schedule,
+        )
 
 
 def choose_device(name: str, *, key: str) -> str:
@@ -123,17 +146,36 @@ def make_optimiser(
     parameters: Iterable[nn.Parameter], optimisation: Optimisation, *, num_steps: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     """Makes what changes parameters in each of a number of steps, and its schedule, to be stepped between."""
-    optimiser = torch.optim.AdamW(
-        parameters,
-        lr=optimisation.learning_rate,
-        weight_decay=optimisation.weight_decay,
-        fused=True,
-    )
+    common: dict[str, Any] = {
+        "lr": optimisation.learning_rate,
+        "weight_decay": optimisation.weight_decay,
+        "fused": True,
+    }
+    optimiser: torch.optim.Optimizer
+    if optimisation.optimiser == "sgd":
+        optimiser = torch.optim.SGD(parameters, momentum=optimisation.momentum, **common)
+    elif optimisation.optimiser == "adam":
+        optimiser = torch.optim.Adam(parameters, **common)
+    else:
+        optimiser = torch.optim.AdamW(parameters, **common)
+    return optimiser, _make_schedule(optimiser, optimisation, num_steps)
+
+
+def _make_schedule(
+    optimiser: torch.optim.Optimizer, optimisation: Optimisation, num_steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    if optimisation.schedule == "constant":
+        return torch.optim.lr_scheduler.ConstantLR(optimiser, factor=1.0)
+    if optimisation.schedule == "cosine":
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=num_steps)
     # The warm-up, a fifth of the steps, has to be longer than one: OneCycleLR divides by the rest.
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, max_lr=optimisation.learning_rate, total_steps=max(6, num_steps), pct_start=0.2
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimiser,
+        max_lr=optimisation.learning_rate,
+        total_steps=max(6, num_steps),
+        pct_start=0.2,
+        cycle_momentum=optimisation.optimiser != "sgd",
     )
-    return optimiser, schedule
 
 
 def fit(

@@ -24,6 +24,13 @@ class FederationConfig(Section):
         description="device profiles that simulated nodes take in turn, with commas: shipped names"
         " (microcontroller, pi-zero, pi-4, jetson, phone, x86-gateway) or paths",
     )
+    local_epochs: int = Field(
+        0,
+        ge=0,
+        le=10_000,
+        description="passes of each node over its own training samples in a round, which then set its steps;"
+        " 0: all make as many steps as distill.num_epochs over the public set",
+    )
     partitioner: str = Field("dirichlet", description="name from the partitioner registry or module:function")
     alpha: float = Field(0.5, gt=0, description="dirichlet: concentration; small is skewed")
     min_samples_per_node: int = Field(8, ge=0, description="dirichlet: samples that every node gets at least")

@@ -150,12 +150,30 @@ class DistillConfig(Section):
     flip_views: bool = Field(
         False, description="changed copies of images may be mirrored; not where left and right matter"
     )
-    num_epochs: int = Field(20, ge=1, le=10_000, description="passes over the public set in each round")
-    batch_size: int = Field(32, ge=1, description="public samples per step; private ones come beside them")
-    learning_rate: float = Field(
-        5e-3, gt=0, le=10, description="peak of AdamW's one-cycle schedule, per round"
+    num_epochs: int = Field(
+        20,
+        ge=1,
+        le=10_000,
+        description="passes over the public set in each round; unused with federation.local_epochs",
     )
-    weight_decay: float = Field(1e-4, ge=0, le=1, description="AdamW's decoupled weight decay")
+    batch_size: int = Field(
+        32, ge=1, description="public samples per step, half as many private ones beside; or all private ones"
+    )
+    learning_rate: float = Field(5e-3, gt=0, le=10, description="highest of the schedule, in each round")
+    weight_decay: float = Field(
+        1e-4,
+        ge=0,
+        le=1,
+        description="weight decay: decoupled with adamw, part of the gradient with adam and sgd",
+    )
+    optimiser: Literal["adamw", "adam", "sgd"] = Field(
+        "adamw", description="trains students, anew in each round"
+    )
+    momentum: float = Field(0.0, ge=0, lt=1, description="sgd: share of the last step in the next")
+    schedule: Literal["one-cycle", "cosine", "constant"] = Field(
+        "one-cycle",
+        description="learning rate within a round: up for a fifth of the steps and down, down, or as it is",
+    )
 
 
 class CompressConfig(Section):
@@ -297,6 +315,11 @@ class Config(Section):
     @model_validator(mode="after")
     def _holds_together(self) -> Config:
         plan = self.compress.plan
+        if self.distill.momentum and self.distill.optimiser != "sgd":
+            raise ValueError(
+                f"distill.momentum is for distill.optimiser = sgd, and that is {self.distill.optimiser}:"
+                " choose sgd, or leave momentum out"
+            )
         if self.distill.loss in ("hint", "attention") and plan.changes_training:
             raise ValueError(
                 f"distill.loss {self.distill.loss} compares features of one width: take another loss, or"

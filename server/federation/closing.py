@@ -75,7 +75,7 @@ def _train_controls(grid: Grid, federation: Federation, chosen: list[str]) -> No
             run_id=state.run_id,
             labels=federation.publication.source(),
             plan=federation.planner.plan(nodes[node_id]),
-            hyperparameters=federation.describe_training(num_rounds=num_rounds[node_id]),
+            hyperparameters=federation.describe_training(nodes[node_id], num_rounds=num_rounds[node_id]),
             input=federation.publication.input(),
             seed=config.seed,
             num_uncompressed_rounds=0

@@ -18,8 +18,8 @@ from fedstill.server.grids.mailroom import Job
 class LocalGrid(HostedGrid):
     """Runs nodes in this process, one message at a time, in the order they were sent.
 
-    Messages wait when pushed, and each pull carries out one of them, or a group: a round can be
-    closed before all replies are in, and the rest come late, as on a real fleet.
+    Messages wait when pushed, and each pull gives one reply, though a group is carried out as one: a
+    round can be closed before all replies are in, and the rest come late, as on a real fleet.
 
     Args:
         client_app: The app, or where to import it from, as "fedstill.clients.app:app".
@@ -39,6 +39,7 @@ class LocalGrid(HostedGrid):
         super().__init__(num_nodes=num_nodes, max_together=max_together)
         self._host = NodeHost(client_app, num_nodes=num_nodes, run_config=run_config)
         self._queue: deque[Job] = deque()
+        self._replies_to_come: deque[tuple[Job, bytes]] = deque()
 
     def __enter__(self) -> Self:
         return self
@@ -49,11 +50,15 @@ class LocalGrid(HostedGrid):
     def close(self) -> None:
         """Drops what is queued."""
         self._queue.clear()
+        self._replies_to_come.clear()
 
     def _accept(self, job: Job) -> None:
         self._queue.append(job)
 
     def _advance(self, timeout_seconds: float) -> None:
+        if self._replies_to_come:
+            self._answer(*self._replies_to_come.popleft())
+            return
         if not self._queue:
             time.sleep(timeout_seconds)
             return
@@ -66,5 +71,6 @@ class LocalGrid(HostedGrid):
             replies = [self._host.handle(job.data) for job in jobs]
         else:
             replies = self._host.handle_together([(job.data, False) for job in jobs])
-        for job, reply in zip(jobs, replies, strict=True):
-            self._answer(job, reply)
+        self._replies_to_come.extend(zip(jobs, replies, strict=True))
+        if self._replies_to_come:
+            self._answer(*self._replies_to_come.popleft())

@@ -168,7 +168,7 @@ def train_pilot(candidate: Candidate, subject: Subject, exchange: Exchange) -> t
             from_labels if exchange.has_teacher_labels else from_classes,
             loss_weights=(1.0,),
             num_steps=NUM_STEPS,
-            optimisation=Optimisation(config.distill.learning_rate, config.distill.weight_decay),
+            optimisation=Optimisation.of(config.distill),
             on_step=note,
             guest=None if recovery is None else recovery(NUM_STEPS),
         )

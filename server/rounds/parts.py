@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fedstill.common.config import Config
+from fedstill.common.training import steps_per_epoch
 from fedstill.protos.fedstill.v1 import fleet_pb2
 from fedstill.server.exchange.publication import Publication
 from fedstill.server.figures.scoring import Truth
@@ -30,7 +31,7 @@ class Federation:
     truth: Truth
     """Labels and teacher predictions that nodes' answers are compared with."""
     num_steps: int
-    """Optimiser steps of a node's round."""
+    """Optimiser steps of a node's round, where its own samples do not set them."""
     last_round: int
     observe: Callable[[Event], None]
     """Told of everything that happens."""
@@ -50,9 +51,18 @@ class Federation:
         """Says whether nodes learn in a round, or only take over what the last one made."""
         return not self.scheme.takes_over or self.wants_upload(round_number)
 
-    def describe_training(self, *, num_rounds: int = 1) -> fleet_pb2.Hyperparameters:
-        """Packs the hyperparameters of as many steps as some rounds have."""
-        return plan_training(self.config, num_steps=self.num_steps * num_rounds)
+    def count_steps(self, node: NodeState) -> int:
+        """Counts the optimiser steps of a node's round."""
+        num_epochs, batch_size = self.config.federation.local_epochs, self.config.distill.batch_size
+        if not num_epochs:
+            return self.num_steps
+        if self.scheme.uses_public:  # half as many private samples beside public ones
+            batch_size = max(1, batch_size // 2)
+        return num_epochs * max(1, steps_per_epoch(node.num_train_samples, batch_size))
+
+    def describe_training(self, node: NodeState, *, num_rounds: int = 1) -> fleet_pb2.Hyperparameters:
+        """Packs the hyperparameters of as many steps as some rounds of a node have."""
+        return plan_training(self.config, num_steps=self.count_steps(node) * num_rounds)
 
     def write_task(
         self, node: NodeState, round_number: int, *, deadline_seconds: float
@@ -72,7 +82,7 @@ class Federation:
             shared_weight=node.shared_weight,
             labels=self.planner.publication_of(node, self.publication).source(),
             plan=self.planner.plan(node),
-            hyperparameters=self.describe_training(),
+            hyperparameters=self.describe_training(node),
             deadline_seconds=deadline_seconds,
             seed=self.config.seed,
             input=self.publication.input(),

@@ -21,6 +21,7 @@ from fedstill.common.training import (
     digest_weights,
     fit,
     load_weights,
+    make_optimiser,
     predict_logits,
     save_weights,
     shuffled_batches,
@@ -280,3 +281,49 @@ def test_a_gpu_trains_to_the_same_within_tolerance():
         train(model, optimisation=Optimisation(0.02, 0.01, device))
     np.testing.assert_allclose(predict_logits(on_gpu, x), predict_logits(on_cpu, x), rtol=1e-3, atol=1e-3)
     assert all(value.device.type == "cpu" for value in on_gpu.state_dict().values())
+
+
+def one_step(**options):
+    """The change of a weight of 2 by a gradient of 3 in each of two steps, learning rate .1."""
+    weight = torch.nn.Parameter(torch.tensor([2.0]))
+    optimiser, schedule = make_optimiser([weight], Optimisation(0.1, **options), num_steps=10)
+    values = []
+    for _ in range(2):
+        weight.grad = torch.tensor([3.0])
+        optimiser.step()
+        schedule.step()
+        values.append(weight.item())
+    return values
+
+
+def test_sgd_is_what_it_is_by_hand():
+    plain = {"optimiser": "sgd", "schedule": "constant"}
+    assert one_step(weight_decay=0.0, **plain) == pytest.approx([1.7, 1.4])
+    assert one_step(weight_decay=0.5, **plain) == pytest.approx([1.6, 1.6 - 0.1 * (3 + 0.5 * 1.6)])
+    assert one_step(weight_decay=0.0, momentum=0.5, **plain) == pytest.approx([1.7, 1.7 - 0.1 * 4.5])
+
+
+def test_weight_decay_is_decoupled_with_adamw_only():
+    coupled, decoupled = (
+        one_step(weight_decay=0.5, optimiser=name, schedule="constant")[0] for name in ("adam", "adamw")
+    )
+    assert coupled == pytest.approx(1.9)
+    assert decoupled == pytest.approx(2 * (1 - 0.1 * 0.5) - 0.1)
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "adam", "sgd"])
+@pytest.mark.parametrize(
+    ("schedule", "first", "middle", "last"),
+    [("constant", 0.1, 0.1, 0.1), ("cosine", 0.1, 0.05, 0.0), ("one-cycle", 0.004, 0.0673, 4e-7)],
+)
+def test_schedules_go_from_where_to_where(optimiser, schedule, first, middle, last):
+    weight = torch.nn.Parameter(torch.tensor([2.0]))
+    settings = Optimisation(0.1, 0.0, optimiser=optimiser, schedule=schedule)
+    made, rates = make_optimiser([weight], settings, num_steps=100), []
+    for _ in range(100):
+        rates.append(made[0].param_groups[0]["lr"])
+        made[0].step()
+        made[1].step() if len(rates) < 100 else None
+    assert (rates[0], rates[50], rates[-1]) == pytest.approx((first, middle, last), abs=2e-3)
+    if optimiser == "sgd":
+        assert made[0].param_groups[0]["momentum"] == 0.0

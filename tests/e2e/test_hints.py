@@ -10,7 +10,7 @@ import pytest
 
 from fedstill.clients import tasks
 from fedstill.clients.distil import SoftLabels
-from fedstill.clients.schemes import Lesson
+from fedstill.clients.schemes import Outcome
 from fedstill.common.config import Config, load_config
 from fedstill.common.errors import ConfigError
 from fedstill.server.exchange.hints import scale_features
@@ -42,16 +42,14 @@ def test_teachers_features_reach_students_beside_its_labels(
     kind: str, scheme: str, shape: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[SoftLabels] = []
-    learn = tasks.learn
+    finish = tasks.finish
 
-    def keep(node: Any, task: Any, lesson: Lesson) -> Any:
-        assert lesson.labels is not None
-        seen.append(lesson.labels)
-        outcome = learn(node, task, lesson)
+    def keep(assignment: Any, outcome: Outcome) -> Any:
+        seen.append(assignment.lesson.labels)
         assert np.isfinite(outcome.distillation_loss)
-        return outcome
+        return finish(assignment, outcome)
 
-    monkeypatch.setattr(tasks, "learn", keep)
+    monkeypatch.setattr(tasks, "finish", keep)
     config = hint_config(f"distill.loss={kind}", f"federation.scheme={scheme}")
     summary = simulate(config, run_dir=tmp_path / "run", grid_name="local")
     hint = seen[-1].hint

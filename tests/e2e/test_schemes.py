@@ -90,23 +90,27 @@ def test_classwise_takes_out_only_what_is_inside(tmp_path: Path, monkeypatch: py
     here = threading.local()
     uploads: dict[tuple[int, str], Rows] = {}
     targets: dict[tuple[int, str], Rows] = {}
-    learn, leave_one_out = tasks.learn, classwise.leave_one_out
+    make_study, finish, leave_one_out = tasks.make_study, tasks.finish, classwise.leave_one_out
 
-    def note_upload(node: Any, task: Any, lesson: Lesson) -> Outcome:
+    def note_key(node: Any, task: Any, lesson: Lesson) -> Any:
         here.key = (task.round, node.private.node_id)
-        outcome = learn(node, task, lesson)
+        return make_study(node, task, lesson)
+
+    def note_upload(assignment: Any, outcome: Outcome) -> Any:
         if outcome.upload is not None:
             uploads[here.key] = outcome.upload
-        return outcome
+        return finish(assignment, outcome)
 
     def note_targets(shared: Rows, own: Rows | None, *, weight: float) -> Rows:
         targets[here.key] = leave_one_out(shared, own, weight=weight)
         return targets[here.key]
 
-    monkeypatch.setattr(tasks, "learn", note_upload)
+    monkeypatch.setattr(tasks, "make_study", note_key)
+    monkeypatch.setattr(tasks, "finish", note_upload)
     monkeypatch.setattr(classwise, "leave_one_out", note_targets)
     sampled = ("federation.num_nodes=4", "federation.sample_fraction=0.5", "federation.num_rounds=6")
-    config = scheme_config("classwise", *sampled, "distill.num_epochs=1", "teacher.num_epochs=1")
+    one_by_one = ("federation.cohort=off", "distill.num_epochs=1", "teacher.num_epochs=1")
+    config = scheme_config("classwise", *sampled, *one_by_one)
     simulate(config, run_dir=tmp_path / "run", grid_name="local")
 
     asked = {number: {node for at, node in uploads if at == number} for number in range(1, 6)}
@@ -126,15 +130,14 @@ def test_classwise_takes_out_only_what_is_inside(tmp_path: Path, monkeypatch: py
 
 def test_classwise_arrays_hold_two_c_squared_logits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moved: list[int] = []
-    learn = tasks.learn
+    finish = tasks.finish
 
-    def note_sizes(node: Any, task: Any, lesson: Lesson) -> Outcome:
-        outcome = learn(node, task, lesson)
-        if lesson.shared is not None and outcome.upload is not None:
-            moved.append(lesson.shared.values.size + outcome.upload.values.size)
-        return outcome
+    def note_sizes(assignment: Any, outcome: Outcome) -> Any:
+        if assignment.lesson.shared is not None and outcome.upload is not None:
+            moved.append(assignment.lesson.shared.values.size + outcome.upload.values.size)
+        return finish(assignment, outcome)
 
-    monkeypatch.setattr(tasks, "learn", note_sizes)
+    monkeypatch.setattr(tasks, "finish", note_sizes)
     config = scheme_config("classwise", "distill.num_epochs=1", "teacher.num_epochs=1")
     simulate(config, run_dir=tmp_path / "run", grid_name="local")
     assert moved == [2 * 10**2] * 3  # three nodes in the one round that both fetches and sends
@@ -170,6 +173,27 @@ def test_weights_learns_as_often_as_other_schemes_and_so_does_its_control(
     assert len(rounds(runs["weights"][0])) == 4  # the last takes the third average over
     controls = [[node.local_accuracy for node in runs[name][1].nodes] for name in ("weights", "classwise")]
     assert controls[0] == controls[1]
+
+
+def test_local_epochs_give_each_node_the_steps_of_its_own_samples(tmp_path: Path) -> None:
+    changes = (
+        "federation.local_epochs=2",
+        "federation.num_rounds=2",
+        "distill.batch_size=16",
+        "teacher.num_epochs=1",
+    )
+    plain = ("distill.optimiser=sgd", "distill.learning_rate=0.1", "distill.schedule=constant")
+    steps = {}
+    for name, batch_size in (("weights", 16), ("teacher", 8)):
+        summary = simulate(scheme_config(name, *changes, *plain), run_dir=tmp_path / name, grid_name="local")
+        sizes = {node.node_id: node.num_train_samples for node in summary.nodes}
+        steps[name] = [
+            (node["num_steps"], 2 * -(-sizes[node["node_id"]] // batch_size))
+            for line in rounds(tmp_path / name)[:2]
+            for node in line["nodes"]
+        ]
+        assert all(made == expected for made, expected in steps[name])
+    assert len({made for made, _ in steps["weights"]}) > 1
 
 
 def test_co_teaching_never_keeps_a_teacher_that_fell(runs: dict[str, tuple[Path, Summary]]) -> None:

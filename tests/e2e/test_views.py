@@ -43,14 +43,14 @@ def views_config(*overrides: str) -> Config:
 
 def watch_lessons(monkeypatch: pytest.MonkeyPatch) -> list[SoftLabels]:
     seen: list[SoftLabels] = []
-    learn = tasks.learn
+    make_study = tasks.make_study
 
     def keep(node: Any, task: Any, lesson: Lesson) -> Any:
         if lesson.labels is not None:
             seen.append(lesson.labels)
-        return learn(node, task, lesson)
+        return make_study(node, task, lesson)
 
-    monkeypatch.setattr(tasks, "learn", keep)
+    monkeypatch.setattr(tasks, "make_study", keep)
     return seen
 
 

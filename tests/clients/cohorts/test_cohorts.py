@@ -211,6 +211,18 @@ def test_what_is_learned_alone_says_why(changes: dict[str, object], scheme: str,
     assert reason in why_alone(a_lesson(**changes), LEARNERS[scheme])
 
 
+@pytest.mark.parametrize("optimiser", ["adam", "sgd"])
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+def test_every_optimiser_and_schedule_is_that_of_each_student(optimiser: str, schedule: str) -> None:
+    momentum = 0.9 if optimiser == "sgd" else 0.0
+    settings = Optimisation(1e-2, 1e-3, optimiser=optimiser, momentum=momentum, schedule=schedule)
+    one, other, again = (a_course("cnn-tiny", 1, num_steps=20, optimisation=settings) for _ in range(3))
+    follow(one), train_together([a_course("cnn-tiny", 0, num_steps=20, optimisation=settings), other])
+    np.testing.assert_allclose(weights(other), weights(one), atol=1e-6)
+    train_together([again])
+    assert (weights(again) == weights(other)).all()
+
+
 def peeking(student_logits, teacher_logits, /, *, temperature):
     """A loss that looks at values, as a stranger's may."""
     if float(student_logits.detach().abs().max()) > 1e9:
