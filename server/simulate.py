@@ -31,7 +31,7 @@ from fedstill.server.run.summary import Summary, read_summary
 
 CLIENT_APP = "fedstill.clients.app:app"
 # Nodes of a round that a process trains side by side at most; what they learn does not depend on it.
-MAX_TOGETHER = 32
+MAX_TOGETHER = 64
 
 
 def simulate(

@@ -147,11 +147,8 @@ def _objective(
     def terms(answers_KBC: torch.Tensor, batch: _Batch) -> tuple[torch.Tensor, torch.Tensor]:
         num_private = batch.y_KB.shape[1]
         private_KBC = answers_KBC[:, answers_KBC.shape[1] - num_private :]
-        if prior_K1C is not None:
-            private_KBC = private_KBC + prior_K1C
-        log_probabilities = functional.log_softmax(private_KBC, dim=2)
-        chosen_KB = log_probabilities.gather(2, batch.y_KB.to(device).unsqueeze(2)).squeeze(2)
-        private_K = -(chosen_KB * batch.weights_KB.to(device)).sum(dim=1)
+        entropies_KB = _entropies(private_KBC, batch.y_KB.to(device), prior_K1C)
+        private_K = (entropies_KB * batch.weights_KB.to(device)).sum(dim=1)
         if batch.targets_KBC is None:
             return torch.stack([torch.full_like(share_K, torch.nan), private_K.detach()]), private_K.sum()
         soft_KBC = answers_KBC[:, : answers_KBC.shape[1] - num_private]
@@ -161,6 +158,15 @@ def _objective(
         return torch.stack([soft_K.detach(), private_K.detach()]), total
 
     return terms
+
+
+def _entropies(answers_KBC: torch.Tensor, y_KB: torch.Tensor, prior_K1C: torch.Tensor | None) -> torch.Tensor:
+    """Computes the cross-entropy of each sample (K, B)."""
+    if prior_K1C is not None:
+        answers_KBC = answers_KBC + prior_K1C
+    # Classes before samples: a softmax over few values goes four times faster for many samples at a time.
+    log_probabilities = functional.log_softmax(answers_KBC.transpose(1, 2), dim=1)
+    return -log_probabilities.gather(1, y_KB.unsqueeze(1)).squeeze(1)
 
 
 def _batches(courses: Sequence[Course]) -> Iterator[_Batch]:
@@ -253,9 +259,8 @@ class _Best:
         )
         x_KB = torch.from_numpy(self._pool.x[index_KB]).to(self._device)
         answers = compute_together(self._stack.model, parameters, x_KB)
-        answers = answers if self._prior_K1C is None else answers + self._prior_K1C
         y_KB = torch.from_numpy(self._pool.y[index_KB]).to(self._device)
-        losses_KB = -functional.log_softmax(answers, dim=2).gather(2, y_KB.unsqueeze(2)).squeeze(2)
+        losses_KB = _entropies(answers, y_KB, self._prior_K1C)
         return torch.where(is_there_KB, losses_KB.cpu().double(), 0.0).sum(dim=1)
 
     def rows(self, rows_KP: torch.Tensor) -> torch.Tensor:

@@ -131,7 +131,7 @@ LAYERS: dict[type[nn.Module], Layer] = {
 
 # Multiply-accumulates of one sample beyond which one model by itself keeps a core as busy as many do.
 MAX_MACS = 200_000
-_MAX_STUDENTS, _MACS_AT_ONCE = 32, 1_000_000
+_MAX_STUDENTS, _MACS_AT_ONCE = 64, 1_000_000
 
 
 def group_size(num_macs: int) -> int:

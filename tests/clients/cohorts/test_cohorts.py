@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from fedstill.clients.schemes.weights import flatten_weights
 from fedstill.common.errors import ExchangeError
 from fedstill.common.losses import LOSSES, get_loss
 from fedstill.common.models import measure_input
-from fedstill.common.training import Optimisation
+from fedstill.common.training import Optimisation, deterministic
 from fedstill.common.views import ViewPlan, open_views
 from tests.clients.schemes.test_learners import a_lesson, a_student
 from tests.common.models.test_batched import KINDS, build
@@ -28,6 +29,13 @@ NUM_STEPS = 100
 # What two orders of the same sums make of weights after as many steps.
 CLOSE = {"embedding-bag": 1e-5}
 NUM_PRIVATE = (30, 5, 0, 23, 17, 30, 9)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As on a node; more only get in each other's way here."""
+    with deterministic(0, num_threads=1):
+        yield
 
 
 def a_course(
