@@ -10,9 +10,9 @@ keeps the core's units busy (series, embeddings, whose gradients and optimiser m
 
 Samples are drawn, of the shapes of digits, Fashion-MNIST, human activities and short news.
 
-Seen on one core of a machine that others disturbed, groups of 8, 32 and 64: perceptron 4.0, 9.8 and 12.8 times,
+Seen on one core of a busy machine, groups of 8, 32 and 64: perceptron 4.0, 9.8 and 12.8 times as fast,
 cnn-tiny on 8×8 4.7, 8.4 and 8.6, on 28×28 1.8, 1.6 and 1.3 (groups are of 8 there), series 1.7, 1.8 and 1.6,
-embeddings 1.7, 2.1 and 2.1. Weights of the small ones are 5e-8 and 9e-8 apart; what is drawn here is noise, on
+embeddings 1.7, 2.1, 2.1. Weights of the small ones are 5e-8 and 9e-8 apart; what is drawn is noise, on
 which larger students turn rounding into 2e-5 to 2e-2 within a hundred steps.
 """
 
