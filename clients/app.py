@@ -19,7 +19,7 @@ from fedstill.clients.lessons import attempt
 from fedstill.clients.node_config import CERTIFICATES_DIR, PROFILE
 from fedstill.clients.node_store import NodeStore
 from fedstill.clients.private import digest_private, load_private, name_node
-from fedstill.clients.tasks import run_task, run_tasks
+from fedstill.clients.tasks import evaluate_student, run_task, run_tasks
 from fedstill.common.certificates import read_credentials, sign_hello
 from fedstill.common.codecs import get_codec
 from fedstill.common.compressors.exporters import EXPORTERS
@@ -160,6 +160,15 @@ def control(message: Message, context: Context) -> Message:
     request = unpack(message.content, fleet_pb2.ControlRequest)
     node = _open_node(context, request.run_id, request.input)
     return Message(pack(train_control(node, request)), reply_to=message)
+
+
+@app.train("evaluate")
+def evaluate(message: Message, context: Context) -> Message:
+    """Makes and evaluates the artefact of a student that a round left without one."""
+    task = unpack(message.content, fleet_pb2.TaskRequest)
+    return Message(
+        pack(evaluate_student(_open_node(context, task.run_id, task.input), task)), reply_to=message
+    )
 
 
 @app.evaluate()

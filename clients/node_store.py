@@ -6,6 +6,7 @@ that the coordinator committed) and its newest one, so that a round can be redon
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import tempfile
@@ -13,15 +14,19 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import nn
 
 from fedstill.clients.schemes import Rows
+from fedstill.common.artefact import read_costs
 from fedstill.common.compressors.structure import load_compressed
 from fedstill.common.errors import CheckpointError, ExchangeError
 
 ROWS_FILE = "rows.npz"
+COSTS_FILE = "costs.json"
+"""Of a round that ended without an artefact, whose manifest holds them elsewhere."""
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -55,6 +60,13 @@ class NodeStore:
     def artefact_dir(self, round_number: int) -> Path:
         """Artefact that a round ended with."""
         return self.round_dir(round_number) / "artefact"
+
+    def read_costs(self, round_number: int) -> list[dict[str, Any]]:
+        """Reads what compression cost the student that a round ended with, step by step."""
+        with suppress(OSError, ValueError):
+            costs: list[dict[str, Any]] = json.loads((self.round_dir(round_number) / COSTS_FILE).read_text())
+            return costs
+        return read_costs(self.artefact_dir(round_number))
 
     def load_student(self, model: nn.Module, *, base_round: int) -> bool:
         """Loads the student of a committed round.
@@ -101,6 +113,11 @@ class NodeStore:
         shutil.rmtree(self.folder, ignore_errors=True)
         with suppress(OSError):  # other nodes of this machine may still be in it
             self.folder.parent.rmdir()
+
+
+def write_costs(folder: Path, costs: list[dict[str, Any]]) -> None:
+    """Keeps what compression cost a student that is left without an artefact."""
+    (folder / COSTS_FILE).write_text(json.dumps(costs))
 
 
 def write_rows(folder: Path, rows: Rows) -> None:

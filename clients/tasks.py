@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,13 +29,14 @@ from fedstill.clients.lessons import (
     with_encoder,
 )
 from fedstill.clients.machine import name_machine
-from fedstill.clients.node_store import write_rows
+from fedstill.clients.node_store import write_costs, write_rows
 from fedstill.clients.private import LabelledSamples, check_private
 from fedstill.clients.schemes import Lesson, Outcome, Rows
-from fedstill.common.artefact import collect_files, digest_files, read_costs, write_artefact
+from fedstill.common.artefact import collect_files, digest_files, write_artefact
 from fedstill.common.compressors.exporting import ExportedModel
 from fedstill.common.devices.suite import measure_quiet_latency
 from fedstill.common.encoders import Encoder
+from fedstill.common.errors import ExchangeError
 from fedstill.common.inference import Predictor, open_graph, predict_probabilities
 from fedstill.common.runtimes import get_runtime
 from fedstill.common.students import (
@@ -44,7 +46,7 @@ from fedstill.common.students import (
     describe_student,
     export_student,
 )
-from fedstill.common.training import digest_weights, save_weights
+from fedstill.common.training import count_bytes, count_parameters, digest_weights, save_weights
 from fedstill.common.wire import predictions_to_proto
 from fedstill.protos.fedstill.v1 import fleet_pb2
 
@@ -152,7 +154,7 @@ def prepare(
         student = build_student(design, seed=weights_seed(task, node.private.node_id))
         base_round = 0 if task.starts_anew else task.base_round
         found = node.store.load_student(student, base_round=base_round)
-        costs = read_costs(node.store.artefact_dir(base_round)) if found and base_round else []
+        costs = node.store.read_costs(base_round) if found and base_round else []
         recovery = make_student_recovery(node, design, costs)
         lesson = make_lesson(node, task, student, material, recovery=recovery, give_up=give_up)
     calibration = node.private.train.x_S if material.public is None else material.public
@@ -182,38 +184,40 @@ def _recall(
     return materials[key]
 
 
+def evaluate_student(node: NodeContext, task: fleet_pb2.TaskRequest) -> fleet_pb2.TaskResponse:
+    """Makes the artefact of a student that was left without one, and evaluates it; nothing is learned.
+
+    Args:
+        node: Data, cache and store of the node.
+        task: As of the round that the student is of, its base too.
+
+    Returns:
+        The node's report, as `run_task` gives it.
+
+    Raises:
+        ExchangeError: Something could not be fetched, or the student is not here any more.
+    """
+    assignment = prepare(node, task)
+    if not assignment.is_found:
+        raise ExchangeError(f"the student of round {task.base_round} is not here")
+    lesson = assignment.lesson
+    unlearned = Outcome(lesson.student.eval(), float("nan"), float("nan"), choice=lesson.remembered)
+    return finish(assignment, unlearned)
+
+
 def finish(assignment: Assignment, outcome: Outcome) -> fleet_pb2.TaskResponse:
     """Compresses, evaluates, stores and sends what was learned, and reports it; see `run_task`."""
-    node, task, watch = assignment.node, assignment.task, assignment.watch
-    with watch.phase("export"):
-        exported = export_student(
-            outcome.student,
-            assignment.design,
-            calibration_S=assignment.calibration_S,
-            graphs_dir=node.graphs_dir,
-        )
-        student_digest = digest_weights(outcome.student)
-        manifest = _describe(assignment, outcome, exported, student_digest)
-    with watch.phase("evaluate"):
-        reply = _evaluate(assignment, exported, manifest)
-    with watch.phase("export"), node.store.write_round(task.round, base_round=task.base_round) as folder:
-        save_weights(outcome.student, folder / "student.safetensors")
-        if outcome.upload is not None:
-            write_rows(folder, outcome.upload)
-        if outcome.choice is not None:
-            write_choice(folder, outcome.choice)
-        files = collect_files(exported.model.files, encoder=assignment.encoder)
-        artefact_bytes = write_artefact(folder / "artefact", files, manifest)
+    node, task = assignment.node, assignment.task
+    take = _keep if task.skips_evaluation else _compress
+    reply = take(assignment, outcome)
     reply.run_id, reply.round, reply.node_id = task.run_id, task.round, node.private.node_id
     reply.state_reset = not assignment.is_found
     reply.distillation_loss, reply.private_loss = outcome.distillation_loss, outcome.private_loss
-    reply.model.num_parameters = manifest["num_parameters"]
-    reply.model.fp32_bytes = manifest["fp32_bytes"]
-    reply.model.artefact_bytes = artefact_bytes
+    reply.model.num_parameters = count_parameters(outcome.student)
+    reply.model.fp32_bytes = count_bytes(outcome.student)
     reply.wire_bytes_down = assignment.wire_bytes
-    reply.seconds.CopyFrom(watch.seconds)
-    reply.student_digest = student_digest
-    reply.artefact_digest = digest_files(files)
+    reply.seconds.CopyFrom(assignment.watch.seconds)
+    reply.student_digest = digest_weights(outcome.student)
     reply.num_steps = task.hyperparameters.num_steps
     reply.learned_together = outcome.learned_together
     reply.host = name_machine()
@@ -224,9 +228,47 @@ def finish(assignment: Assignment, outcome: Outcome) -> fleet_pb2.TaskResponse:
     return reply
 
 
-def _describe(
-    assignment: Assignment, outcome: Outcome, exported: ExportedStudent, student_digest: str
-) -> dict[str, Any]:
+def _keep(assignment: Assignment, outcome: Outcome) -> fleet_pb2.TaskResponse:
+    """Stores a student for the next round."""
+    with assignment.watch.phase("export"), _write_round(assignment, outcome) as folder:
+        write_costs(folder, assignment.costs)
+    nothing = float("nan")
+    return fleet_pb2.TaskResponse(private_validation_accuracy=nothing, private_test_accuracy=nothing)
+
+
+@contextmanager
+def _write_round(assignment: Assignment, outcome: Outcome) -> Iterator[Path]:
+    task = assignment.task
+    with assignment.node.store.write_round(task.round, base_round=task.base_round) as folder:
+        save_weights(outcome.student, folder / "student.safetensors")
+        if outcome.upload is not None:
+            write_rows(folder, outcome.upload)
+        if outcome.choice is not None:
+            write_choice(folder, outcome.choice)
+        yield folder
+
+
+def _compress(assignment: Assignment, outcome: Outcome) -> fleet_pb2.TaskResponse:
+    """Makes a student's artefact, evaluates it, and stores both."""
+    node, watch = assignment.node, assignment.watch
+    with watch.phase("export"):
+        exported = export_student(
+            outcome.student,
+            assignment.design,
+            calibration_S=assignment.calibration_S,
+            graphs_dir=node.graphs_dir,
+        )
+        manifest = _describe(assignment, outcome, exported)
+    with watch.phase("evaluate"):
+        reply = _evaluate(assignment, exported, manifest)
+    with watch.phase("export"), _write_round(assignment, outcome) as folder:
+        files = collect_files(exported.model.files, encoder=assignment.encoder)
+        reply.model.artefact_bytes = write_artefact(folder / "artefact", files, manifest)
+    reply.artefact_digest = digest_files(files)
+    return reply
+
+
+def _describe(assignment: Assignment, outcome: Outcome, exported: ExportedStudent) -> dict[str, Any]:
     node, task = assignment.node, assignment.task
     manifest = describe_student(
         outcome.student,
@@ -237,7 +279,7 @@ def _describe(
         origin={
             "node_id": node.private.node_id,
             "round": task.round,
-            "student_sha256": student_digest,
+            "student_sha256": digest_weights(outcome.student),
         },
     )
     manifest["split"] = {"seed": task.seed, "test_fraction": node.config.data.test_fraction}

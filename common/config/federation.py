@@ -24,6 +24,13 @@ class FederationConfig(Section):
         description="device profiles that simulated nodes take in turn, with commas: shipped names"
         " (microcontroller, pi-zero, pi-4, jetson, phone, x86-gateway) or paths",
     )
+    evaluate_every: int = Field(
+        1,
+        ge=1,
+        le=10_000,
+        description="rounds from one in which students become artefacts and are evaluated to the next; the"
+        " last round always is one",
+    )
     local_epochs: int = Field(
         0,
         ge=0,

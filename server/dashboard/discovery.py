@@ -137,8 +137,10 @@ class Brief:
         elif event == "phase_started":
             figures["phase"] = line.get("phase")
         elif event == "round_closed":
-            figures["round"], figures["accuracy"] = line.get("round"), line.get("accuracy_mean")
-            figures["accuracies"] = [*figures["accuracies"], line.get("accuracy_mean")][-200:]
+            figures["round"] = line.get("round")
+            if line.get("accuracy_mean") is not None:  # else nothing was evaluated
+                figures["accuracy"] = line["accuracy_mean"]
+                figures["accuracies"] = [*figures["accuracies"], line["accuracy_mean"]][-200:]
 
     def _read_summary(self) -> None:
         path = self.folder / SUMMARY_FILE
@@ -153,7 +155,9 @@ class Brief:
                 "dataset": summary["dataset"],
                 "num_nodes": len(summary["nodes"]),
                 "round": len(rounds),
-                "accuracies": [entry["accuracy_mean"] for entry in rounds][-200:],
+                "accuracies": [
+                    entry["accuracy_mean"] for entry in rounds if entry["accuracy_mean"] is not None
+                ][-200:],
                 "accuracy": fleet["accuracy_mean"],
                 "teacher_accuracy": teacher.get("accuracy"),
                 "local_accuracy": fleet["local_accuracy_mean"],

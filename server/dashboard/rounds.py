@@ -63,6 +63,22 @@ DETAILS = (
     "num_shared_rows",
     "phase_seconds",
 )
+# What a node's artefact says of it.
+EVALUATED = (
+    "accuracy",
+    "fp32_accuracy",
+    "private_accuracy",
+    "agreement_ratio",
+    "agreement_chance_ratio",
+    "artefact_bytes",
+    "artefact_digest",
+    "num_flipped",
+    "ece",
+    "worst_recall",
+    "worst_recall_change",
+    "private_validation_accuracy",
+    "validation_accuracy",
+)
 CONCLUDED = (
     "num_private_test",
     "local_private_accuracy",
@@ -95,7 +111,10 @@ class NodeView:
 
     def take(self, number: int, report: Mapping[str, Any]) -> None:
         """Takes the node's line of a committed round."""
-        self.newest = report
+        is_evaluated = report.get("accuracy") is not None
+        # In a round without evaluation the node is shown as it was measured last.
+        kept = () if is_evaluated else EVALUATED
+        self.newest = {**report, **{name: self.newest[name] for name in kept if name in self.newest}}
         self.family = str(report.get("family") or self.family)
         self.bytes_down += report.get("bytes_down") or 0
         self.bytes_up += report.get("bytes_up") or 0

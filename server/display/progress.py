@@ -258,7 +258,7 @@ def _node_table(nodes: list[NodeReported], *, max_rows: int) -> Table:
     hidden = len(nodes) - max_rows
     caption = None
     if hidden > 0:
-        nodes = sorted(nodes, key=lambda node: (node.accuracy, node.node_id))[:max_rows]
+        nodes = sorted(nodes, key=lambda node: (node.accuracy or 0.0, node.node_id))[:max_rows]
         caption = f"and {hidden:,} more nodes, none less accurate"
     else:
         nodes = sorted(nodes, key=lambda node: node.node_id)

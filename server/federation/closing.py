@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from flwr.serverapp import Grid
 
@@ -12,9 +13,11 @@ from fedstill.common.config import Config
 from fedstill.common.seeding import stream
 from fedstill.common.wire import predictions_from_proto
 from fedstill.protos.fedstill.v1 import fleet_pb2
-from fedstill.server.figures.scoring import measure_accuracy
+from fedstill.server.figures.scoring import measure_accuracy, write_predictions
 from fedstill.server.planner.replanning import scale_to_device
+from fedstill.server.rounds.answers import score_reply
 from fedstill.server.rounds.parts import Federation
+from fedstill.server.rounds.predictions import PREDICTIONS_FILE
 from fedstill.server.run.events import NodeClosed, PhaseAdvanced, timed_phase
 from fedstill.server.run.state import NodeState, count_rounds, find_uncompressed
 
@@ -24,15 +27,17 @@ MAX_AT_ONCE = 32
 """Machines that measure and hand in at the same time."""
 
 
-def close_run(grid: Grid, federation: Federation) -> None:
+def close_run(grid: Grid, federation: Federation, *, run_dir: Path) -> None:
     """Trains the controls, then measures latencies and collects artefacts, one node at a time per machine.
 
     Args:
         grid: The grid that the nodes are on.
         federation: Its rounds are over; its state takes the figures.
+        run_dir: The run folder, which takes predictions.
     """
     nodes = federation.state.nodes
     finished = [node_id for node_id in _free_nodes(grid, federation) if nodes[node_id].num_rounds]
+    _evaluate_left(grid, federation, finished, run_dir=run_dir)
     chosen = choose_controls(federation.config, finished)
     with timed_phase(federation.observe, "controls", len(chosen)):
         _train_controls(grid, federation, chosen)
@@ -43,6 +48,39 @@ def close_run(grid: Grid, federation: Federation) -> None:
             _close_nodes(grid, federation, turn)
             done += len(turn)
             federation.observe(PhaseAdvanced("closing", done))
+
+
+def _evaluate_left(grid: Grid, federation: Federation, node_ids: Sequence[str], *, run_dir: Path) -> None:
+    """Has nodes evaluate students that a round left without an artefact: those who were not in the last."""
+    nodes, truth = federation.state.nodes, federation.truth
+    tasks = {}
+    for node_id in node_ids:
+        node = nodes[node_id]
+        if node.report is not None and node.report.accuracy is None:
+            tasks[node_id] = federation.write_task(node, node.base_round, deadline_seconds=0.0)
+            tasks[node_id].skips_evaluation = tasks[node_id].wants_upload = False
+            tasks[node_id].starts_anew = False
+
+    def keep(node_id: str, answer: fleet_pb2.TaskResponse) -> None:
+        node, score = nodes[node_id], score_reply(answer, truth, tasks[node_id])
+        found, report = score.evaluation, node.report
+        assert found is not None
+        assert report is not None
+        path = run_dir / "nodes" / node_id / PREDICTIONS_FILE
+        write_predictions(path, found.classes_S, found.confidences_S, found.fp32_classes_S)
+        node.evaluation_bytes += score.prediction_bytes
+        of_artefact = score.figures.model_dump(include={"artefact_bytes", "artefact_digest"})
+        node.report = report.model_copy(update=found.figures | of_artefact)
+
+    federation.fleet.ask(
+        grid,
+        tasks,
+        fleet_pb2.TaskResponse,
+        message_type="train.evaluate",
+        round_number=federation.state.round,
+        deadline_seconds=CLOSING_SECONDS,
+        on_answer=keep,
+    )
 
 
 def _free_nodes(grid: Grid, federation: Federation) -> list[str]:
@@ -186,7 +224,7 @@ def _close_nodes(grid: Grid, federation: Federation, node_ids: Sequence[str]) ->
 
 def _last_accuracy(node: NodeState) -> float:
     assert node.report is not None  # only nodes with a round are closed
-    return node.report.accuracy
+    return math.nan if node.report.accuracy is None else node.report.accuracy
 
 
 def release_nodes(grid: Grid, federation: Federation) -> None:

@@ -32,7 +32,7 @@ def end_run(
         commit: Called once controls and artefacts are in.
     """
     if not run.state.is_closed:
-        close_run(grid, federation)
+        close_run(grid, federation, run_dir=run.run_dir)
         run.state.is_closed = True
         commit()
     shutil.rmtree(run.run_dir / UPLOADS_DIR, ignore_errors=True)  # all is aggregated

@@ -253,7 +253,7 @@ RUN_METRICS = (
         "histogram",
         "Sizes of reported artefacts.",
         buckets=ARTEFACT_BUCKETS,
-        told=told(NodeReported, lambda event: event.artefact_bytes),
+        told=told(NodeReported, lambda event: event.artefact_bytes or None),
     ),
     Metric(
         "artefact_latency_seconds",
@@ -293,7 +293,7 @@ NODE_METRICS = (
         "model_bytes",
         "gauge",
         "Size of the node's artefact, all files.",
-        told(NodeReported, lambda event: event.artefact_bytes),
+        told(NodeReported, lambda event: event.artefact_bytes or None),
     ),
     _of_node(
         "fp32_bytes",

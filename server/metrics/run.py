@@ -113,14 +113,20 @@ class RunMetrics:
 
     def _observe_told(self, event: Event) -> None:
         """Takes over what the event tells as it is."""
+        # Where a round evaluates nothing, what was measured last stays.
+        is_unmeasured = isinstance(event, RoundClosed) and event.accuracy_mean is None
         for metric in RUN_METRICS:
             if metric.told is not None and isinstance(event, metric.told.event):
-                _take(self._metrics[metric.name], metric.kind, metric.told.read(event))
+                value = metric.told.read(event)
+                if value is not None or not is_unmeasured:
+                    _take(self._metrics[metric.name], metric.kind, value)
         figures = {
             metric.name.removeprefix("node_"): metric.told.read(event)
             for metric in NODE_METRICS
             if metric.told is not None and isinstance(event, metric.told.event)
         }
+        if isinstance(event, NodeReported) and event.accuracy is None:
+            figures = {name: value for name, value in figures.items() if value is not None}
         if isinstance(event, NodeReported | NodeClosed | NodeBudgeted) and figures:
             self.nodes.update(event.node_id, figures, family=getattr(event, "family", ""))
 
@@ -165,7 +171,8 @@ class RunMetrics:
         metrics["up_bytes"].labels(self._codec).inc(event.bytes_up)
         for phase, seconds in event.phase_seconds.items():
             metrics["phase_seconds"].labels("node", phase).observe(seconds)
-        self._accuracies[event.node_id] = (event.family, event.accuracy)
+        if event.accuracy is not None:  # else the last that was measured stays
+            self._accuracies[event.node_id] = (event.family, event.accuracy)
         for name, loss in (
             ("distillation_loss", event.distillation_loss),
             ("private_loss", event.private_loss),

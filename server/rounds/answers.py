@@ -30,6 +30,17 @@ Receive = Callable[[fleet_pb2.TaskResponse], Contribution]
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """What an artefact predicted, and the figures of `NodeRecord` that come of it."""
+
+    figures: dict[str, Any]
+    classes_S: np.ndarray
+    confidences_S: np.ndarray
+    fp32_classes_S: np.ndarray
+    validation_hits_S: np.ndarray
+
+
+@dataclass(frozen=True)
 class ReplyScore:
     """One accepted answer."""
 
@@ -37,10 +48,8 @@ class ReplyScore:
     node_id: str
     figures: NodeRecord
     """What `rounds.jsonl` says of the node; what was moved is accounted for later."""
-    classes_S: np.ndarray
-    confidences_S: np.ndarray
-    fp32_classes_S: np.ndarray
-    validation_hits_S: np.ndarray
+    evaluation: Evaluation | None
+    """None in a round without one."""
     task_bytes: int
     report_bytes: int
     prediction_bytes: int
@@ -48,8 +57,11 @@ class ReplyScore:
 
     def without_predictions(self) -> ReplyScore:
         """The same, without what a thousand nodes' evaluation would fill the memory with."""
+        if self.evaluation is None:
+            return self
         nothing = np.empty(0)
-        return replace(self, classes_S=nothing, confidences_S=nothing, fp32_classes_S=nothing)
+        bare = replace(self.evaluation, classes_S=nothing, confidences_S=nothing, fp32_classes_S=nothing)
+        return replace(self, evaluation=bare)
 
 
 def score_reply(response: fleet_pb2.TaskResponse, truth: Truth, task: fleet_pb2.TaskRequest) -> ReplyScore:
@@ -66,44 +78,20 @@ def score_reply(response: fleet_pb2.TaskResponse, truth: Truth, task: fleet_pb2.
     Raises:
         ExchangeError: Predictions of a wrong length or range.
     """
-    num_samples, num_classes = len(truth.evaluation_S), truth.num_classes
-    classes, confidences = predictions_from_proto(
-        response.evaluation, num_samples=num_samples, num_classes=num_classes
-    )
-    fp32_classes, _ = predictions_from_proto(
-        response.evaluation_fp32, num_samples=num_samples, num_classes=num_classes
-    )
-    validation, _ = predictions_from_proto(
-        response.validation, num_samples=len(truth.validation_S), num_classes=num_classes
-    )
-    hits_S = validation == truth.validation_S
-    teacher = truth.teacher_evaluation_S
     seconds = response.seconds
+    evaluation = None if task.skips_evaluation else _evaluate(response, truth, task)
     figures = NodeRecord(
         node_id=response.node_id,
         family=task.plan.model,
         bits=task.plan.bits,
-        accuracy=measure_accuracy(classes, truth.evaluation_S),
-        fp32_accuracy=measure_accuracy(fp32_classes, truth.evaluation_S),
-        uncompressed_accuracy=None
-        if plan_from_proto(task.plan).changes_training
-        else measure_accuracy(fp32_classes, truth.evaluation_S),
-        validation_accuracy=float(np.mean(hits_S)),
-        private_accuracy=_known(response.private_test_accuracy),
-        private_validation_accuracy=_known(response.private_validation_accuracy),
-        agreement_ratio=None if teacher is None else measure_accuracy(classes, teacher),
-        agreement_chance_ratio=None
-        if teacher is None
-        else chance_agreement(classes, teacher, num_classes=num_classes),
-        ece=calibration_error(classes, confidences, truth.evaluation_S),
-        **describe_compression(classes, fp32_classes, truth.evaluation_S, num_classes=num_classes),
+        **({} if evaluation is None else evaluation.figures),
         distillation_loss=_known(response.distillation_loss),
         private_loss=_known(response.private_loss),
         num_parameters=response.model.num_parameters,
         fp32_bytes=response.model.fp32_bytes,
-        artefact_bytes=response.model.artefact_bytes,
+        artefact_bytes=response.model.artefact_bytes if evaluation else 0,
         student_digest=response.student_digest,
-        artefact_digest=response.artefact_digest,
+        artefact_digest=response.artefact_digest if evaluation else "",
         num_steps=response.num_steps,
         latency_seconds_batch1=response.latency_seconds_batch1 or None,
         fp32_latency_seconds_batch1=response.fp32_latency_seconds_batch1 or None,
@@ -122,10 +110,7 @@ def score_reply(response: fleet_pb2.TaskResponse, truth: Truth, task: fleet_pb2.
         round=response.round,
         node_id=response.node_id,
         figures=figures,
-        classes_S=classes,
-        confidences_S=confidences,
-        fp32_classes_S=fp32_classes,
-        validation_hits_S=hits_S,
+        evaluation=evaluation,
         task_bytes=_repeatable_bytes(task, "labels"),
         report_bytes=_repeatable_bytes(
             response,
@@ -140,6 +125,38 @@ def score_reply(response: fleet_pb2.TaskResponse, truth: Truth, task: fleet_pb2.
         ),
         prediction_bytes=predictions,
     )
+
+
+def _evaluate(response: fleet_pb2.TaskResponse, truth: Truth, task: fleet_pb2.TaskRequest) -> Evaluation:
+    num_samples, num_classes = len(truth.evaluation_S), truth.num_classes
+    classes, confidences = predictions_from_proto(
+        response.evaluation, num_samples=num_samples, num_classes=num_classes
+    )
+    fp32_classes, _ = predictions_from_proto(
+        response.evaluation_fp32, num_samples=num_samples, num_classes=num_classes
+    )
+    validation, _ = predictions_from_proto(
+        response.validation, num_samples=len(truth.validation_S), num_classes=num_classes
+    )
+    hits_S = validation == truth.validation_S
+    teacher = truth.teacher_evaluation_S
+    figures = {
+        "accuracy": measure_accuracy(classes, truth.evaluation_S),
+        "fp32_accuracy": measure_accuracy(fp32_classes, truth.evaluation_S),
+        "uncompressed_accuracy": None
+        if plan_from_proto(task.plan).changes_training
+        else measure_accuracy(fp32_classes, truth.evaluation_S),
+        "validation_accuracy": float(np.mean(hits_S)),
+        "private_accuracy": _known(response.private_test_accuracy),
+        "private_validation_accuracy": _known(response.private_validation_accuracy),
+        "agreement_ratio": None if teacher is None else measure_accuracy(classes, teacher),
+        "agreement_chance_ratio": None
+        if teacher is None
+        else chance_agreement(classes, teacher, num_classes=num_classes),
+        "ece": calibration_error(classes, confidences, truth.evaluation_S),
+        **describe_compression(classes, fp32_classes, truth.evaluation_S, num_classes=num_classes),
+    }
+    return Evaluation(figures, classes, confidences, fp32_classes, hits_S)
 
 
 def _known(value: float) -> float | None:

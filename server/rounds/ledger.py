@@ -27,7 +27,7 @@ class Gap(NamedTuple):
     """The teacher's accuracy less the students' mean, on the server's validation part."""
 
     mean: float | None = None
-    """None without a teacher."""
+    """None without a teacher, and in a round without evaluation."""
     error: float | None = None
     """Standard error of the mean, from the differences sample by sample; None of fewer than two."""
 
@@ -54,9 +54,10 @@ def mark_shared(state: FederationState, scores: Sequence[ReplyScore]) -> None:
 
 def measure_gap(truth: Truth, scores: Sequence[ReplyScore]) -> Gap:
     """Measures how far students are behind the teacher on the validation part."""
-    if truth.teacher_hits_S is None:
+    evaluated = [score.evaluation for score in scores if score.evaluation is not None]
+    if truth.teacher_hits_S is None or not evaluated:
         return Gap()
-    students_S = np.mean([score.validation_hits_S for score in scores], axis=0)
+    students_S = np.mean([found.validation_hits_S for found in evaluated], axis=0)
     behind_S = truth.teacher_hits_S - students_S
     num_samples = len(behind_S)
     error = None if num_samples < 2 else float(np.std(behind_S, ddof=1)) / math.sqrt(num_samples)

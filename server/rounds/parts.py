@@ -47,6 +47,10 @@ class Federation:
         """Says whether nodes send what they learned in a round; in the last one nobody would use it."""
         return self.concludes and round_number < self.last_round
 
+    def evaluates_in(self, round_number: int) -> bool:
+        """Says whether students become artefacts and are evaluated in a round."""
+        return round_number >= self.last_round or round_number % self.config.federation.evaluate_every == 0
+
     def learns_in(self, round_number: int) -> bool:
         """Says whether nodes learn in a round, or only take over what the last one made."""
         return not self.scheme.takes_over or self.wants_upload(round_number)
@@ -91,4 +95,5 @@ class Federation:
             upload_nonce=self.fleet.nonce,
             starts_anew=self.planner.starts_anew(node),
             wants_latency=node.plan is not None,
+            skips_evaluation=not self.evaluates_in(round_number),
         )

@@ -35,9 +35,12 @@ class PredictionWriter:
 
     def stage(self, score: ReplyScore) -> None:
         """Begins to write what a node predicted in the round that is under way."""
+        found = score.evaluation
+        if found is None:
+            return
         path = self._folder / score.node_id / STAGED_FILE
         self._staged[score.node_id] = self._pool.submit(
-            write_predictions, path, score.classes_S, score.confidences_S, score.fp32_classes_S
+            write_predictions, path, found.classes_S, found.confidences_S, found.fp32_classes_S
         )
 
     def commit(self, scores: Sequence[ReplyScore]) -> None:
@@ -46,7 +49,7 @@ class PredictionWriter:
         Raises:
             OSError: One could not be written.
         """
-        node_ids = sorted({score.node_id for score in scores})
+        node_ids = sorted({score.node_id for score in scores if score.evaluation is not None})
         for node_id in node_ids:
             self._staged.pop(node_id).result()
         for node_id in node_ids:

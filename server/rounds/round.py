@@ -54,15 +54,18 @@ class Round:
         self.dropped.sort(key=lambda drop: drop.node_id)
 
     @property
-    def accuracy_mean(self) -> float:
-        """Mean accuracy of the good answers; there is one at least."""
-        return float(np.mean([score.figures.accuracy for score in self.scores]))
+    def accuracy_mean(self) -> float | None:
+        """Mean accuracy of the good answers; None in a round without evaluation."""
+        known = [score.figures.accuracy for score in self.scores if score.figures.accuracy is not None]
+        return float(np.mean(known)) if known else None
 
     def metrics(self) -> MetricRecord | None:
         """Gives the mean figures as Flower has them; None where no answer was good."""
         if not self.scores:
             return None
-        return MetricRecord({"accuracy_mean": self.accuracy_mean, "num_replied": len(self.scores)})
+        mean = self.accuracy_mean
+        known: dict[str, int | float] = {} if mean is None else {"accuracy_mean": mean}
+        return MetricRecord({**known, "num_replied": len(self.scores)})
 
     def check(self, federation: FederationConfig) -> None:
         """Refuses a round with too few good answers.

@@ -79,8 +79,9 @@ class NodeReported:
     round: int
     node_id: str
     family: str
-    accuracy: float
-    fp32_accuracy: float
+    accuracy: float | None
+    """None, as fp32's, in a round without evaluation; there is no artefact then, of 0 bytes."""
+    fp32_accuracy: float | None
     private_accuracy: float | None
     agreement_ratio: float | None
     num_parameters: int

@@ -44,21 +44,22 @@ class ChoiceRecord(_Record):
 class NodeRecord(_Record):
     """One node's answer in one round: figures of its artefact, and what was moved for it.
 
-    Accuracies are ratios; only `private_*` is the node's own word.
+    Accuracies are ratios; only `private_*` is the node's own word. In a round without evaluation there
+    is no artefact: no accuracy, 0 bytes, no digest.
     """
 
     node_id: str
     family: str = ""
     bits: int = 32
-    accuracy: float
-    fp32_accuracy: float
+    accuracy: float | None = None
+    fp32_accuracy: float | None = None
     uncompressed_accuracy: float | None = None
     validation_accuracy: float | None = None
     private_accuracy: float | None = None
     private_validation_accuracy: float | None = None
     agreement_ratio: float | None = None
     agreement_chance_ratio: float | None = None
-    ece: float
+    ece: float | None = None
     num_flipped: int | None = None
     worst_recall: float | None = None
     worst_recall_change: float | None = None

@@ -215,7 +215,7 @@ class Hyperparameters(_message.Message):
     def __init__(self, scheme: _Optional[str] = ..., loss: _Optional[str] = ..., temperature: _Optional[float] = ..., distill_lambda: _Optional[float] = ..., num_steps: _Optional[int] = ..., batch_size: _Optional[int] = ..., learning_rate: _Optional[float] = ..., weight_decay: _Optional[float] = ..., proximal_mu: _Optional[float] = ..., feature_weight: _Optional[float] = ..., mode: _Optional[str] = ..., more: _Optional[str] = ..., begins_together: _Optional[bool] = ..., wants_class_counts: _Optional[bool] = ..., selective_quantile: _Optional[float] = ..., revisit_ratio: _Optional[float] = ...) -> None: ...
 
 class TaskRequest(_message.Message):
-    __slots__ = ("run_id", "round", "base_round", "labels", "plan", "hyperparameters", "deadline_seconds", "seed", "input", "wants_upload", "shared_round", "shared_weight", "upload_codec", "starts_anew", "wants_latency", "upload_nonce")
+    __slots__ = ("run_id", "round", "base_round", "labels", "plan", "hyperparameters", "deadline_seconds", "seed", "input", "wants_upload", "shared_round", "shared_weight", "upload_codec", "starts_anew", "wants_latency", "upload_nonce", "skips_evaluation")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     BASE_ROUND_FIELD_NUMBER: _ClassVar[int]
@@ -232,6 +232,7 @@ class TaskRequest(_message.Message):
     STARTS_ANEW_FIELD_NUMBER: _ClassVar[int]
     WANTS_LATENCY_FIELD_NUMBER: _ClassVar[int]
     UPLOAD_NONCE_FIELD_NUMBER: _ClassVar[int]
+    SKIPS_EVALUATION_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     round: int
     base_round: int
@@ -248,7 +249,8 @@ class TaskRequest(_message.Message):
     starts_anew: bool
     wants_latency: bool
     upload_nonce: bytes
-    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., base_round: _Optional[int] = ..., labels: _Optional[_Union[LabelSource, _Mapping]] = ..., plan: _Optional[_Union[StudentPlan, _Mapping]] = ..., hyperparameters: _Optional[_Union[Hyperparameters, _Mapping]] = ..., deadline_seconds: _Optional[float] = ..., seed: _Optional[int] = ..., input: _Optional[_Union[InputSpec, _Mapping]] = ..., wants_upload: _Optional[bool] = ..., shared_round: _Optional[int] = ..., shared_weight: _Optional[float] = ..., upload_codec: _Optional[str] = ..., starts_anew: _Optional[bool] = ..., wants_latency: _Optional[bool] = ..., upload_nonce: _Optional[bytes] = ...) -> None: ...
+    skips_evaluation: bool
+    def __init__(self, run_id: _Optional[str] = ..., round: _Optional[int] = ..., base_round: _Optional[int] = ..., labels: _Optional[_Union[LabelSource, _Mapping]] = ..., plan: _Optional[_Union[StudentPlan, _Mapping]] = ..., hyperparameters: _Optional[_Union[Hyperparameters, _Mapping]] = ..., deadline_seconds: _Optional[float] = ..., seed: _Optional[int] = ..., input: _Optional[_Union[InputSpec, _Mapping]] = ..., wants_upload: _Optional[bool] = ..., shared_round: _Optional[int] = ..., shared_weight: _Optional[float] = ..., upload_codec: _Optional[str] = ..., starts_anew: _Optional[bool] = ..., wants_latency: _Optional[bool] = ..., upload_nonce: _Optional[bytes] = ..., skips_evaluation: _Optional[bool] = ...) -> None: ...
 
 class Predictions(_message.Message):
     __slots__ = ("classes", "confidences")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import re
@@ -27,9 +28,9 @@ from fedstill.server.metrics import (
     watch_certificates,
     watch_run_folder,
 )
-from fedstill.server.run.events import TeacherReady
+from fedstill.server.run.events import RoundClosed, TeacherReady
 from fedstill.server.run.state import STATE_FILE
-from tests.server.metered_run import get, play_run, samples
+from tests.server.metered_run import get, play_run, report, samples
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -91,6 +92,24 @@ def test_what_an_event_does_not_know_is_nan_again(metrics: RunMetrics) -> None:
     metrics(TeacherReady(None, None, None, None))
 
     assert math.isnan(metrics.registry.get_sample_value("fedstill_teacher_bytes") or 0)
+
+
+def test_a_round_that_evaluates_nothing_leaves_what_was_measured_last(
+    metrics: RunMetrics, endpoint: MetricsEndpoint
+) -> None:
+    play_run(metrics)
+    unmeasured = {"accuracy": None, "fp32_accuracy": None, "private_accuracy": None, "agreement_ratio": None}
+    metrics(dataclasses.replace(report("node-0001", round_number=2), **unmeasured, artefact_bytes=0))
+    metrics(RoundClosed(2, None, 1, 1, 0, 1.0, None))
+
+    found = samples(get(f"http://{endpoint.address}/metrics"))
+    of_nodes = samples(get(f"http://{endpoint.address}/metrics/nodes"))
+    node = (("family", "mlp"), ("node_id", "node-0001"))
+    assert found["fedstill_round", ()] == 2
+    assert found["fedstill_fleet_accuracy_mean_ratio", ()] == 0.951
+    assert found["fedstill_artefact_bytes_count", ()] == 3
+    for name in ("accuracy_ratio", "private_accuracy_ratio", "model_bytes"):
+        assert of_nodes[f"fedstill_node_{name}", node] > 0
 
 
 def test_accuracy_is_not_zero_before_it_is_known(metrics: RunMetrics, endpoint: MetricsEndpoint) -> None:

@@ -57,7 +57,7 @@ def score(response: fleet_pb2.TaskResponse, publication: Any) -> ReplyScore:
         raise ExchangeError("its array is not whole")
     nothing = np.empty(0)
     values = Contribution(response.node_id, nothing, nothing)
-    return ReplyScore(response.round, response.node_id, {}, *[nothing] * 4, 0, 0, 0, values)
+    return ReplyScore(response.round, response.node_id, {}, None, 0, 0, 0, values)
 
 
 def keep_all(answers: list[tuple[int, str]]) -> LateAnswers:
@@ -76,7 +76,7 @@ def take(
     scores = late.take(
         4,
         FederationState(run_id="run"),
-        [ReplyScore(number, node, {}, *[np.empty(0)] * 4, 0, 0, 0) for number, node in in_time],
+        [ReplyScore(number, node, {}, None, 0, 0, 0) for number, node in in_time],
         score=score,
         drop=lambda event: dropped.append((event.node_id, event.reason)),
     )
