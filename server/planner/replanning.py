@@ -60,7 +60,7 @@ def observe_report(node: NodeState, option: Option) -> None:
     if report is None:
         return
     steps, seconds = report.num_steps, report.phase_seconds.train
-    if steps and seconds > 0:
+    if steps and seconds > 0 and not report.learned_together:  # a device has nobody to learn beside
         node.step_seconds = seconds / steps
     scale = scale_latencies(node.profile)
     own = computes_in(option.candidate.arithmetic)

@@ -39,7 +39,7 @@ def rounds(run_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run_dir / "rounds.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("scheme", ["co-teaching", "weights"])
+@pytest.mark.parametrize("scheme", ["ensemble", "weights"])
 def test_students_are_those_of_a_run_that_evaluates_in_every_round(scheme: str, tmp_path: Path) -> None:
     run(scheme, tmp_path / "each")
     summary = run(scheme, tmp_path / "some", "federation.evaluate_every=2")

@@ -124,6 +124,14 @@ def test_a_deadline_that_steps_overrun_is_met_by_a_smaller_student(
     assert "a step takes 200 ms" in change.plan_reason
 
 
+def test_steps_that_were_taken_beside_others_say_nothing_of_a_device(
+    profile: DeviceProfile, front: Any, ladder: list[Option]
+) -> None:
+    node = make_node(profile, ladder[5], phase_seconds={"train": 20.0}, learned_together=True)
+    assert not changes(review(node, front, "federation.deadline_seconds=20"))
+    assert node.step_seconds is None
+
+
 def test_missing_a_deadline_is_an_observation_too(
     profile: DeviceProfile, front: Any, ladder: list[Option]
 ) -> None:
