@@ -4,6 +4,10 @@ PFLlib's default protocol: MNIST (from FEDSTILL_DATA, or `--source`), 20 nodes, 
 each of 6 rounds, one local epoch of batches of 10 by plain SGD at .1. Loop and federation begin from weights
 of their own and draw batches in orders of their own, so their accuracies differ by chance; over seeds the
 mean difference should be within a point.
+
+Seen, seeds 0 to 4: the loop .959, .935, .935, .938, .947, the federation .954, .943, .944, .936, .945: .0016
+more, standard error .0027. 31 s a loop and 73 s a run, in which each node's average becomes an artefact and
+is evaluated in every round.
 """
 
 from __future__ import annotations
