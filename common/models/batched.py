@@ -161,7 +161,8 @@ def why_not_batched(model: nn.Module, *, num_macs: int) -> str:
     own = [layer for layer in layers if not isinstance(layer, Preprocess)]
     for layer in own:
         if type(layer) not in LAYERS or not _is_plain(layer):
-            return f"its layer {layer} has no batched form" if len(own) > 1 else "it is no sequence of layers"
+            name = type(layer).__name__.lstrip("_")
+            return f"its layer {name} has no batched form" if len(own) > 1 else "it is no sequence of layers"
     parameters = list(model.parameters())
     if not all(parameter.requires_grad for parameter in parameters):
         return "some of its weights are not trained"
